@@ -1,0 +1,43 @@
+"""Typed errors. Every one is a single clear line (what, where) plus a hint (what to do)."""
+
+
+class Phi4Error(Exception):
+    """Base of everything the command line reports without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class UsageError(Phi4Error):
+    """The command was called wrongly: unknown recipe, model, family or option value."""
+
+    exit_code = 2
+
+
+class ConfigError(Phi4Error):
+    """A configuration key or value is not one the recipe has."""
+
+    exit_code = 2
+
+
+class DataError(Phi4Error):
+    """An input document or data file cannot be used."""
+
+
+class RunError(Phi4Error):
+    """A run folder is locked, half-written, full or otherwise not usable."""
+
+
+class ModelError(Phi4Error):
+    """A model folder or weight file cannot be used."""
+
+
+class LedgerError(Phi4Error):
+    """A record disappeared or appeared from nowhere: the accounting does not balance."""
