@@ -1,0 +1,165 @@
+"""Which model is meant, and loading it: a folder, a run, a recipe's name, or the last one made or used."""
+
+import difflib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from phi4.errors import ModelError, Phi4Error, UsageError
+from phi4.run.files import atomic_write
+from phi4.run.folder import RunFolder, find_runs
+
+if TYPE_CHECKING:
+    from phi4.text.generation import Request, Sampler
+    from phi4.text.tokenizer import Tokenizer
+
+    class StreamingSampler(Sampler, Protocol):
+        """A sampler that can also hand out one answer token by token; closing the iterator aborts it."""
+
+        def stream(self, request: Request) -> Iterator[int]: ...
+
+
+OFFER = "make one first: `phi4 make tiny` (a minute) or `phi4 make pico` (ten minutes)"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model says about itself (phi4.json in its folder)."""
+
+    name: str
+    recipe: str = ""
+    skills: tuple[str, ...] = ()
+    scores: tuple[tuple[str, float], ...] = ()  # accuracy 0..1 per family
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Everything needed to ask a model something."""
+
+    path: Path
+    name: str
+    card: Card
+    tokenizer: "Tokenizer"
+    engine: "StreamingSampler"
+    context: int  # tokens the model can read and write together
+
+
+def load(name_or_path: str | None) -> LoadedModel:
+    """Load a model and remember it as the last one used. Raises UsageError or ModelError."""
+    path = resolve(name_or_path)
+    card = read_card(path)
+    from phi4.engine.engine import Engine
+    from phi4.text.tokenizer import Tokenizer
+    from phi4.weights.folder import load_model
+
+    model = load_model(path)
+    tokenizer = Tokenizer.load(path)
+    remember(path)
+    return LoadedModel(
+        path=path,
+        name=card.name,
+        card=card,
+        tokenizer=tokenizer,
+        engine=Engine(model, tokenizer),
+        context=model.config.max_position_embeddings,
+    )
+
+
+def resolve(name_or_path: str | None, runs: Path = Path("runs")) -> Path:
+    """The model folder that is meant: a folder, a run folder, a recipe's name, or (None) the last one.
+
+    A recipe's name means its newest finished run under `runs`. Raises UsageError with what can be had.
+    """
+    if name_or_path is None:
+        return _default(runs)
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return _inside(path)
+    made = find_runs(runs, name_or_path)
+    for run in made:
+        if is_model(run.root / "model"):
+            return run.root / "model"
+    if made:
+        raise ModelError(
+            f"the run of {name_or_path} in {made[0].root} is not finished",
+            f"`phi4 make {name_or_path}` resumes it",
+        )
+    if path.exists():
+        raise UsageError(f"{path} is a file; a model is a folder with config.json and weights")
+    names = sorted({str(run.read_run().get("name", "")) for run in find_runs(runs)})
+    near = difflib.get_close_matches(name_or_path, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else OFFER
+    if name_or_path in ("tiny", "pico"):
+        hint = f"make it first: `phi4 make {name_or_path}`"
+    raise UsageError(f"no model called {name_or_path}: neither a folder nor a finished run in {runs}/", hint)
+
+
+def is_model(folder: Path) -> bool:
+    """Is this a complete model folder? The exporter writes config.json's siblings before a run says so."""
+    return all((folder / name).is_file() for name in ("config.json", "model.safetensors", "tokenizer.json"))
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a model folder; a foreign folder without one is known by its path only."""
+    name = folder.parent.name if folder.name == "model" else folder.name
+    path = folder / "phi4.json"
+    if not path.exists():
+        return Card(name=name)
+    try:
+        raw: dict[str, Any] = json.loads(path.read_bytes())
+        return Card(
+            name=str(raw.get("name", name)),
+            recipe=str(raw.get("recipe", "")),
+            skills=tuple(map(str, raw.get("skills", ()))),
+            scores=tuple((str(family), float(score)) for family, score in raw.get("scores", {}).items()),
+        )
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise ModelError(
+            f"{path} is not a model card: {error}", "delete it to use the model without one"
+        ) from error
+
+
+def remember(path: Path) -> None:
+    """Note the model that was made or used last. A home that cannot be written is no reason to fail."""
+    with suppress(Phi4Error, OSError):
+        atomic_write(_state_file(), json.dumps({"last": str(path.absolute())}) + "\n")
+
+
+def last() -> Path | None:
+    """The model made or used last, if it is still there."""
+    try:
+        path = Path(json.loads(_state_file().read_bytes())["last"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return path if is_model(path) else None
+
+
+def _state_file() -> Path:
+    home = os.environ.get("PHI4_HOME")
+    return (Path(home) if home else Path.home() / ".phi4") / "state.json"
+
+
+def _default(runs: Path) -> Path:
+    remembered = last()
+    if remembered is not None:
+        return remembered
+    for run in find_runs(runs):
+        if is_model(run.root / "model"):
+            return run.root / "model"
+    raise UsageError("there is no model yet", OFFER)
+
+
+def _inside(path: Path) -> Path:
+    """The model in a folder that is a model, or a run that has one."""
+    if (path / "config.json").is_file():
+        return path
+    if is_model(path / "model"):
+        return path / "model"
+    if (path / "run.json").is_file():
+        name = RunFolder(path).read_run().get("name", "RECIPE")
+        raise ModelError(f"the run in {path} is not finished", f"`phi4 make {name}` resumes it")
+    raise ModelError(f"{path} is not a model folder (it has no config.json)", OFFER)

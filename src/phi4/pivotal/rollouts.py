@@ -1,0 +1,290 @@
+"""Rollouts: what the model makes of a prefix, how often it ends right, and the transcript of all of it.
+
+A success probability is the share of sampled completions that end right. Every sample is written to an
+append-only transcript before it is counted, keyed by (prompt, sampling parameters, sample index), so a
+search that is run again reads its rollouts instead of paying for them twice, and comes to the same result.
+Prefixes are token ids from end to end: nothing is decoded to be encoded again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal, Self
+
+from phi4.errors import RunError
+from phi4.run.files import writing
+from phi4.text.generation import Completion, Request, Sampler, SamplingParams
+
+# Rollouts of different purposes never mix: a pair found by one set of samples is confirmed by another.
+Purpose = Literal["search", "confirm", "random"]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A full completion to be searched. A finished one ends with its stop token (log-probability 0)."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question in token ids. `id` is the id of the record it comes from and names its unit of work."""
+
+    id: str
+    family: str
+    text: str
+    prompt: tuple[int, ...]  # rendered up to where the answer begins
+    licence: str = "MIT"
+    problem_key: str | None = None
+    solution: Solution | None = None  # search this one; None: draw solutions from the question's rollouts
+
+
+# (question, completion ids without prompt and stop token) -> is it right?
+Oracle = Callable[[Question, tuple[int, ...]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How rollouts are sampled. `max_tokens` is the length of a whole completion, prefix included."""
+
+    max_tokens: int
+    stop_ids: tuple[int, ...]
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    model: str = ""  # fingerprint of the weights: rollouts of another model are never re-used
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion as the transcript keeps it; log-probabilities only where a solution may come from it."""
+
+    ids: tuple[int, ...]
+    stop_id: int | None
+    logprobs: tuple[float, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The ids, and the stop token if the sample ended by itself."""
+        return self.ids if self.stop_id is None else (*self.ids, self.stop_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A wish for at least `count` rollouts after a prefix (of the completion, without the prompt)."""
+
+    prefix: tuple[int, ...]
+    count: int
+    purpose: Purpose = "search"
+
+
+@dataclass(slots=True)
+class _Node:
+    samples: list[Sample] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
+
+
+class Rollouts:
+    """All rollouts of one question, by purpose and prefix, judged as they come in."""
+
+    def __init__(self, question: Question, oracle: Oracle, sampling: Sampling) -> None:
+        self.question = question
+        self.sampling = sampling
+        self._oracle = oracle
+        self._nodes: dict[tuple[Purpose, tuple[int, ...]], _Node] = {}
+
+    def ended(self, prefix: tuple[int, ...]) -> bool:
+        """Is this prefix a finished completion, whose success is known without sampling?"""
+        return bool(prefix) and prefix[-1] in self.sampling.stop_ids
+
+    def count(self, prefix: tuple[int, ...], purpose: Purpose = "search") -> int:
+        """How many rollouts there are after `prefix`."""
+        node = self._nodes.get((purpose, prefix))
+        return len(node.samples) if node else 0
+
+    def missing(self, need: Need) -> int:
+        """How many more rollouts `need` asks for."""
+        return 0 if self.ended(need.prefix) else max(0, need.count - self.count(need.prefix, need.purpose))
+
+    def add(self, prefix: tuple[int, ...], purpose: Purpose, samples: Iterable[Sample]) -> None:
+        """Append rollouts in the order of their sample indices. One cut off by the length limit is wrong."""
+        node = self._nodes.setdefault((purpose, prefix), _Node())
+        for sample in samples:
+            node.samples.append(sample)
+            right = sample.stop_id is not None and self._oracle(self.question, prefix + sample.ids)
+            node.right.append(right)
+
+    def successes(self, prefix: tuple[int, ...], n: int, purpose: Purpose = "search") -> int:
+        """Successes among the first n rollouts after `prefix` (n times the verdict if it has ended)."""
+        if self.ended(prefix):
+            return n if self._oracle(self.question, prefix[:-1]) else 0
+        return sum(self._nodes[purpose, prefix].right[:n])
+
+    def samples(self, prefix: tuple[int, ...], purpose: Purpose = "search") -> list[tuple[Sample, bool]]:
+        """All rollouts after `prefix` in order, with whether they ended right."""
+        node = self._nodes.get((purpose, prefix), _Node())
+        return list(zip(node.samples, node.right, strict=True))
+
+    @property
+    def total(self) -> tuple[int, int]:
+        """Rollouts and sampled tokens of this question, stop tokens included."""
+        samples = [sample for node in self._nodes.values() for sample in node.samples]
+        return len(samples), sum(len(sample.tokens) for sample in samples)
+
+
+class Transcript:
+    """The append-only file of samples, one JSON object a line. `path` None keeps it in memory only.
+
+    A line torn by a kill is cut off when the file is opened again; a damaged line elsewhere is an error.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._samples: dict[tuple[str, str], list[Sample]] = {}
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        if self._path is not None:
+            with writing(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._load(self._path)
+                self._file = self._path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def read(self, prompt: str, params: str, first: int, count: int) -> list[Sample]:
+        """Samples first .. first + count - 1 of one prompt, as far as there are any."""
+        return self._samples.get((prompt, params), [])[first : first + count]
+
+    def append(self, rows: Sequence[tuple[str, str, Sample]]) -> None:
+        """Write samples (prompt key, parameters key, sample), then count them; on disk before it returns."""
+        lines = []
+        for prompt, params, sample in rows:
+            known = self._samples.setdefault((prompt, params), [])
+            row: dict[str, object] = {"prompt": prompt, "params": params, "sample": len(known)}
+            row |= {"ids": sample.ids, "stop": sample.stop_id}
+            if sample.logprobs:
+                row["logprobs"] = sample.logprobs
+            lines.append(json.dumps(row, separators=(",", ":")) + "\n")
+            known.append(sample)
+        if self._file is not None and self._path is not None:
+            with writing(self._path):
+                self._file.write("".join(lines))
+                self._file.flush()
+
+    def _load(self, path: Path) -> None:
+        if not path.exists():
+            return
+        end = 0
+        with path.open("rb+") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                end += len(line)
+                self._remember(path, number, line)
+            file.truncate(end)
+
+    def _remember(self, path: Path, number: int, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+            known = self._samples.setdefault((row["prompt"], row["params"]), [])
+            if row["sample"] != len(known):
+                raise ValueError(f"sample {row['sample']} follows sample {len(known) - 1}")
+            known.append(Sample(tuple(row["ids"]), row["stop"], tuple(row.get("logprobs", ()))))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}, line {number}: damaged transcript ({error})",
+                f"keep the lines before it (head -n {number - 1}) or delete the file, and run again",
+            ) from None
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a run paid for (sampled) and what it found in the transcript (read)."""
+
+    sampled: int = 0
+    sampled_tokens: int = 0
+    read: int = 0
+
+
+def fill(
+    wishes: Sequence[tuple[Rollouts, Need]], sampler: Sampler, transcript: Transcript, spent: Spent
+) -> None:
+    """Meet all wishes: from the transcript as far as it goes, the rest by one batched call of the sampler."""
+    requests: list[Request] = []
+    asked: list[tuple[Rollouts, Need, str, str]] = []
+    for rollouts, need in wishes:
+        prompt, params = _key(rollouts, need)
+        kept = transcript.read(prompt, describe(params), rollouts.count(need.prefix, need.purpose), rollouts.missing(need))
+        rollouts.add(need.prefix, need.purpose, kept)
+        spent.read += len(kept)
+        if missing := rollouts.missing(need):
+            first = rollouts.count(need.prefix, need.purpose)
+            ids = rollouts.question.prompt + need.prefix
+            requests.append(Request(ids, _with_samples(params, missing, first)))
+            asked.append((rollouts, need, prompt, describe(params)))
+    if not requests:
+        return
+    groups: list[list[Sample]] = [[] for _ in requests]
+    for completion in sampler.generate(requests):
+        groups[completion.request].append(_sample(completion, keep=not asked[completion.request][1].prefix))
+    transcript.append(
+        [(prompt, params, s) for (_, _, prompt, params), group in zip(asked, groups, strict=True) for s in group]
+    )
+    for (rollouts, need, _, _), request, group in zip(asked, requests, groups, strict=True):
+        if len(group) != request.params.n:
+            raise RunError(f"the sampler returned {len(group)} of {request.params.n} completions")
+        rollouts.add(need.prefix, need.purpose, group)
+        spent.sampled += len(group)
+        spent.sampled_tokens += sum(len(sample.tokens) for sample in group)
+
+
+def describe(params: SamplingParams) -> str:
+    """The sampling parameters as a transcript key: all that decides sample k but k itself."""
+    stops = ",".join(map(str, params.stop_ids))
+    return (
+        f"max_tokens={params.max_tokens} temperature={params.temperature} top_p={params.top_p} "
+        f"seed={params.seed} stop={stops}"
+    )
+
+
+def _key(rollouts: Rollouts, need: Need) -> tuple[str, SamplingParams]:
+    """Name of the prompt (with the model and the purpose), and how it is sampled.
+
+    Sample k of two prompts with one seed may draw the same random numbers, which would couple the two
+    sides of a test; so each prompt and purpose has a seed of its own.
+    """
+    sampling = rollouts.sampling
+    ids = rollouts.question.prompt + need.prefix
+    name = f"{sampling.model}/{need.purpose}/{','.join(map(str, ids))}"
+    prompt = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    seed = hashlib.blake2b(f"{sampling.seed}/{prompt}".encode(), digest_size=6).digest()
+    return prompt, SamplingParams(
+        max_tokens=1 if need.purpose == "random" else sampling.max_tokens - len(need.prefix),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=int.from_bytes(seed, "big"),
+        stop_ids=sampling.stop_ids,
+    )
+
+
+def _with_samples(params: SamplingParams, n: int, first: int) -> SamplingParams:
+    return SamplingParams(
+        params.max_tokens, params.temperature, params.top_p, params.seed, n, first, params.stop_ids
+    )
+
+
+def _sample(completion: Completion, keep: bool) -> Sample:
+    # four decimals in memory too, so that a search on re-read samples splits at the same places
+    logprobs = tuple(round(x, 4) for x in completion.logprobs) if keep else ()
+    return Sample(completion.ids, completion.stop_id, logprobs)

@@ -1,0 +1,133 @@
+"""Pivotal token search: which single tokens of a solution decided whether it ends right?
+
+The algorithm is the Phi-4 report's (section 4.3, figure 4): a segment whose two ends differ in success
+probability is cut at the midpoint of its log-probability, down to single tokens. What the report leaves
+open, how sure one must be that two success rates differ, is a sequential test (grading/sequential) here.
+
+A search is a generator: it yields the rollouts it needs and is resumed when they are there. So one
+caller can serve many questions with one batched call of the sampler, and what a question finds cannot
+depend on which others are in flight.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Protocol, TypeVar
+
+from phi4.grading.sequential import Verdict
+from phi4.pivotal.rollouts import Need, Purpose, Rollouts, Solution
+
+Result = TypeVar("Result")
+Search = Generator[list[Need], None, Result]
+Span = tuple[int, int]  # tokens i .. j-1 of a solution
+
+
+class Test(Protocol):
+    """Decides between two success rates; see grading.sequential.PivotalTest."""
+
+    @property
+    def max_rollouts(self) -> int: ...
+
+    def next_look(self, n: int) -> int: ...
+
+    def decide(self, first: int, second: int, n: int) -> Verdict: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The outcome of one test: successes of both sides among the n rollouts each that were looked at."""
+
+    verdict: Verdict
+    first: int
+    second: int
+    n: int
+
+    @property
+    def difference(self) -> float:
+        """Success rate of the second side minus that of the first."""
+        return (self.second - self.first) / self.n
+
+
+@dataclass(frozen=True, slots=True)
+class Pivot:
+    """A pivotal token: solution.tokens[index] moved the success probability."""
+
+    index: int
+    comparison: Comparison  # first: before the token, second: after it
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a search tested, span by span; a span is never tested twice."""
+
+    tests: dict[Span, Comparison] = field(default_factory=dict)
+
+
+def compare(
+    rollouts: Rollouts,
+    test: Test,
+    first: tuple[int, ...],
+    second: tuple[int, ...],
+    purpose: Purpose = "search",
+) -> Search[Comparison]:
+    """Test whether two prefixes differ in success probability, sampling until the test has decided.
+
+    Only the first n rollouts of each side are looked at, however many an earlier comparison left there:
+    the test's guarantee is about pairs in the order of their sample indices.
+    """
+    n = test.next_look(0)
+    while True:
+        yield [Need(first, n, purpose), Need(second, n, purpose)]
+        right = rollouts.successes(first, n, purpose), rollouts.successes(second, n, purpose)
+        verdict = test.decide(*right, n)
+        if verdict != "continue":
+            return Comparison(verdict, *right, n)
+        n = test.next_look(n)
+
+
+def pivots(rollouts: Rollouts, solution: Solution, test: Test, trace: Trace) -> Search[list[Pivot]]:
+    """The pivotal tokens of one solution, in order (report, steps 2 to 4)."""
+    spans = yield from subdivide(rollouts, solution, test, trace, (0, len(solution.tokens)))
+    found = []
+    for i, j in spans:
+        if j - i == 1:
+            comparison = yield from _compare_ends(rollouts, solution, test, trace, (i, j))
+            if comparison.verdict == "pivotal":
+                found.append(Pivot(i, comparison))
+    return found
+
+
+def subdivide(
+    rollouts: Rollouts, solution: Solution, test: Test, trace: Trace, span: Span
+) -> Search[list[Span]]:
+    """Cut a span until each piece is a single token or does not move the success probability."""
+    i, j = span
+    if j - i <= 1:
+        return [span] if j > i else []
+    comparison = yield from _compare_ends(rollouts, solution, test, trace, span)
+    if comparison.verdict != "pivotal":
+        return [span]
+    middle = midpoint(solution, span)
+    left = yield from subdivide(rollouts, solution, test, trace, (i, middle))
+    right = yield from subdivide(rollouts, solution, test, trace, (middle, j))
+    return left + right
+
+
+def midpoint(solution: Solution, span: Span) -> int:
+    """Where to cut a span of at least two tokens: nearest to half of its total log-probability.
+
+    Uncertain tokens weigh more, so rollouts go where the solution could have gone another way.
+    """
+    i, j = span
+    sums = list(accumulate(-x for x in solution.logprobs[i:j]))
+    half = sums[-1] / 2
+    return min(range(i + 1, j), key=lambda k: (abs(sums[k - i - 1] - half), abs(2 * k - i - j)))
+
+
+def _compare_ends(
+    rollouts: Rollouts, solution: Solution, test: Test, trace: Trace, span: Span
+) -> Search[Comparison]:
+    if span not in trace.tests:
+        i, j = span
+        trace.tests[span] = yield from compare(rollouts, test, solution.tokens[:i], solution.tokens[:j])
+    return trace.tests[span]

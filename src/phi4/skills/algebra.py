@@ -1,0 +1,148 @@
+"""Equations in one unknown, solved by undoing one operation per line."""
+
+import random
+from fractions import Fraction
+
+from phi4.grading.answers import parse_number
+from phi4.skills.family import Family, Params, Solution
+
+# plus ax+b=c, minus ax-b=c, less b-ax=c, group a(x+b)=c, spread a(x-b)=c, over x/a+b=c, both ax+b=cx+d
+_FORMS = ("plus", "minus", "less", "group", "spread", "over", "both")
+_LETTERS = "xyntk"
+_ASKS = (
+    "Solve {e}.",
+    "Solve {e} for {v}.",
+    "Find {v} if {e}.",
+    "What is {v} when {e}?",
+    "Which {v} makes {e} true?",
+    "Given {e}, what is {v}?",
+)
+_WORDED = {
+    "plus": "I think of a number {v}, multiply it by {a}, add {b} and get {c}. What is {v}?",
+    "minus": "I think of a number {v}, multiply it by {a}, subtract {b} and get {c}. What is {v}?",
+    "less": "I think of a number {v}, multiply it by {a}, take that from {b} and get {c}. What is {v}?",
+    "group": "I think of a number {v}, add {b}, multiply by {a} and get {c}. What is {v}?",
+    "spread": "I think of a number {v}, subtract {b}, multiply by {a} and get {c}. What is {v}?",
+    "over": "I think of a number {v}, divide it by {a}, add {b} and get {c}. What is {v}?",
+    "both": "Multiplying {v} by {a} and adding {b} gives as much as {c} times {v} plus {d}. What is {v}?",
+}
+
+
+def _sample(rng: random.Random, level: int) -> Params:
+    """(form, a, b, c, d, letter, swapped): the letters of the form (0 where it has none), how it is written.
+
+    Up to the standard level every number on the page is a natural number below 100; hard ones go negative.
+    """
+    form = rng.choice(_FORMS[:2] if level == 1 else _FORMS)
+    letter, swapped = rng.choice(_LETTERS), rng.random() < 0.25
+    a = rng.randrange(2, 6 if level == 1 else 10)
+    low, high = (-12, 12) if level == 3 else (2, 10 if level == 1 else 60)
+    while True:
+        x = rng.randrange(low, high + 1)
+        b, c, d = rng.randrange(1, 50), rng.randrange(2, 8), 0
+        if form == "both":
+            if a - c < 2:
+                a = rng.randrange(4, 10)
+                continue
+            d = (a - c) * x + b
+        elif form == "over":
+            if x % a:
+                continue
+            c = x // a + b
+        elif form == "less":
+            c, b = b, a * x + b
+        else:
+            c = {"plus": a * x + b, "minus": a * x - b, "group": a * (x + b), "spread": a * (x - b)}[form]
+        natural = 0 < c < 100 and b < 100 and 0 <= d < 100
+        if x and (natural or (level == 3 and b > 0 and d >= 0 and abs(c) < 200)):
+            return form, a, b, c, d, letter, swapped
+
+
+def _canonical(params: Params) -> Params:
+    return params[:5]
+
+
+def _equation(params: Params) -> str:
+    """The equation with the unknown's side first, as the working writes it."""
+    form, a, b, c, d, v, _ = params
+    return {
+        "plus": f"{a}{v}+{b}={c}",
+        "minus": f"{a}{v}-{b}={c}",
+        "less": f"{b}-{a}{v}={c}",
+        "group": f"{a}({v}+{b})={c}",
+        "spread": f"{a}({v}-{b})={c}",
+        "over": f"{v}/{a}+{b}={c}",
+        "both": f"{a}{v}+{b}={c}{v}+{d}",
+    }[form]
+
+
+def _ask(params: Params, phrasing: int, rng: random.Random) -> str:
+    form, a, b, c, d, v, swapped = params
+    if phrasing == len(_ASKS):
+        return _WORDED[form].format(a=a, b=b, c=c, d=d, v=v)
+    left, _, right = _equation(params).partition("=")
+    equation = f"{right}={left}" if swapped else f"{left}={right}"
+    return _ASKS[phrasing].format(e=equation, v=v)
+
+
+def _solve(params: Params, rng: random.Random) -> Solution:
+    form, a, b, c, d, v, _ = params
+    lines = [_equation(params)]
+    if form == "plus":
+        lines.append(f"{a}{v}={c}-{b}={c - b}")
+    elif form == "minus":
+        lines.append(f"{a}{v}={c}+{b}={c + b}")
+    elif form == "less":
+        lines.append(f"{a}{v}={b}-{_signed(c)}={b - c}")
+    elif form == "both":
+        lines += [f"{a}{v}-{c}{v}={a - c}{v}", f"{d}-{b}={d - b}", f"{a - c}{v}={d - b}"]
+    if form in ("group", "spread"):
+        inner = c // a
+        x = inner - b if form == "group" else inner + b
+        sign, undo = ("+", "-") if form == "group" else ("-", "+")
+        lines += [f"{v}{sign}{b}={c}/{a}={inner}", f"{v}={inner}{undo}{b}={x}"]
+    elif form == "over":
+        x = (c - b) * a
+        lines += [f"{v}/{a}={c}-{b}={c - b}", f"{v}={c - b}*{a}={x}"]
+    else:
+        multiple = {"plus": c - b, "minus": c + b, "less": b - c, "both": d - b}[form]
+        factor = a - c if form == "both" else a
+        x = multiple // factor
+        lines.append(f"{v}={multiple}/{factor}={x}")
+    return Solution(tuple(lines), str(x))
+
+
+def _signed(number: int) -> str:
+    return f"({number})" if number < 0 else str(number)
+
+
+def _check(params: Params, answer: str) -> bool:
+    """Put the answer in for the unknown: both sides must come out equal."""
+    form, a, b, c, d, _, _ = params
+    x = parse_number(answer)
+    if x is None:
+        return False
+    left = {
+        "plus": a * x + b,
+        "minus": a * x - b,
+        "less": b - a * x,
+        "group": a * (x + b),
+        "spread": a * (x - b),
+        "over": x / Fraction(a) + b,
+        "both": a * x + b,
+    }[form]
+    return left == (c * x + d if form == "both" else c)
+
+
+EQUATIONS = Family(
+    name="equations",
+    title="Equations in one unknown",
+    levels=("ax+b=c with small numbers", "seven forms, solutions 2 to 60", "negative solutions"),
+    kind="integer",
+    phrasings=len(_ASKS) + 1,
+    sample=_sample,
+    canonical=_canonical,
+    ask=_ask,
+    solve=_solve,
+    check=_check,
+)

@@ -1,0 +1,234 @@
+"""Code tracing: a short Python program, and the value it prints.
+
+The working copies one statement at a time, puts the numbers in, and ends the line with the new state of the
+variable (`x += 5: 7+5, x=12`), so the current value of a name is always right behind its latest `x=`.
+Every single operation has an operand below ten.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from phi4.skills.family import Family, Params, Solution
+
+# Statements are nested tuples of numbers and words, never code, so `check` can only run programs of ours:
+#   ("set", var, number)  ("let", var, left, op, right)  ("aug", var, op, operand)
+#   ("if", var, relation, number, then, otherwise or None)  ("for", number, body)
+# An operand is ("var", index) or ("num", value).
+Statement = tuple[Any, ...]
+Operand = tuple[str, int]
+
+VARIABLES = ("x", "y", "z", "a", "b", "c", "k", "n", "m", "t", "total", "count", "score", "cost")
+_OPERATIONS = ("+", "-", "*")
+_LARGEST = 99
+_RELATIONS = (">", "<")
+
+
+def _apply(left: int, op: str, right: int) -> int:
+    return left + right if op == "+" else left - right if op == "-" else left * right
+
+
+def _easy(left: int, op: str, right: int) -> bool:
+    """Can the operation be done in one step: an operand below ten, and a result from 0 to 99?"""
+    if op == "*":
+        return 2 <= min(left, right) and max(left, right) <= 10
+    return (right < 10 or (op == "+" and left < 10)) and 0 <= _apply(left, op, right) <= _LARGEST
+
+
+def _holds(left: int, relation: str, right: int) -> bool:
+    return left > right if relation == ">" else left < right
+
+
+def _value(operand: Operand, state: list[int]) -> int:
+    kind, number = operand
+    return state[number] if kind == "var" else number
+
+
+def _draw_update(rng: random.Random, state: list[int], target: int | None = None) -> Statement:
+    """An assignment whose operation is easy in this state: `x += 5`, `y = x * 3`, `x -= y`."""
+    while True:
+        op = rng.choice(_OPERATIONS)
+        var = rng.randrange(len(state)) if target is None else target
+        left = ("var", rng.randrange(len(state)))
+        right = ("var", rng.randrange(len(state))) if rng.random() < 0.4 else ("num", rng.randint(2, 9))
+        augmented = rng.random() < 0.5
+        base = state[var] if augmented else _value(left, state)
+        if right == (left if not augmented else ("var", var)) or not _easy(base, op, _value(right, state)):
+            continue
+        return ("aug", var, op, right) if augmented else ("let", var, left, op, right)
+
+
+def _run(statement: Statement, state: list[int]) -> None:
+    """Do an update in place."""
+    if statement[0] == "aug":
+        _, var, op, right = statement
+        state[var] = _apply(state[var], op, _value(right, state))
+    else:
+        _, var, left, op, right = statement
+        state[var] = _apply(_value(left, state), op, _value(right, state))
+
+
+def _sample(rng: random.Random, level: int) -> Params:
+    variables = 2 if level == 1 else rng.choice((2, 2, 3))
+    state = [rng.randint(2, 12) for _ in range(variables)]
+    program: list[Statement] = [("set", var, value) for var, value in enumerate(state)]
+    updates = {1: 2, 2: rng.randint(2, 3) if variables == 3 else rng.randint(3, 4), 3: 4}[level]
+    branch = rng.randrange(updates) if level > 1 and rng.random() < (0.6 if level == 2 else 0.5) else -1
+    loop = rng.choice([place for place in range(updates) if place != branch]) if level == 3 else -1
+    for place in range(updates):
+        if place == branch:
+            program.append(_branch(rng, state))
+        elif place == loop:
+            program.append(_loop(rng, state))
+        else:
+            program.append(_draw_update(rng, state))
+            _run(program[-1], state)
+    last = program[-1]
+    asked = last[1] if last[0] in ("aug", "let") else rng.randrange(variables)
+    if rng.random() < 0.3:
+        asked = rng.randrange(variables)
+    return tuple(rng.sample(VARIABLES, variables)), tuple(program), asked
+
+
+def _branch(rng: random.Random, state: list[int]) -> Statement:
+    """An if, mostly with an else; both sides change the same variable, and each is easy if it is taken."""
+    var = rng.randrange(len(state))
+    relation = rng.choice(_RELATIONS)
+    bound = max(2, state[var] + rng.choice((-6, -4, -3, -2, -1, 1, 2, 3, 4, 6)))
+    changed = rng.randrange(len(state))
+    then = _draw_update(rng, state, changed)
+    otherwise = _draw_update(rng, state, changed) if rng.random() < 0.7 else None
+    taken = then if _holds(state[var], relation, bound) else otherwise
+    if taken is not None:
+        _run(taken, state)
+    return "if", var, relation, bound, then, otherwise
+
+
+def _loop(rng: random.Random, state: list[int]) -> Statement:
+    """Two or three rounds of one update that stays easy in every round."""
+    while True:
+        rounds = rng.randint(2, 3)
+        trial = list(state)
+        body = _draw_update(rng, trial)
+        fits = True
+        for _ in range(rounds):
+            left = trial[body[1]] if body[0] == "aug" else _value(body[2], trial)
+            fits = fits and _easy(left, body[-2], _value(body[-1], trial))
+            if fits:
+                _run(body, trial)
+        if fits:
+            state[:] = trial
+            return "for", rounds, body
+
+
+def _canonical(params: Params) -> Params:
+    _, program, asked = params
+    return program, asked
+
+
+def _operand(operand: Operand, names: tuple[str, ...]) -> str:
+    kind, number = operand
+    return names[number] if kind == "var" else str(number)
+
+
+def _line(statement: Statement, names: tuple[str, ...]) -> str:
+    """The source of an assignment, or the head line of a block."""
+    match statement:
+        case ("set", var, value):
+            return f"{names[var]} = {value}"
+        case ("let", var, left, op, right):
+            return f"{names[var]} = {_operand(left, names)} {op} {_operand(right, names)}"
+        case ("aug", var, op, right):
+            return f"{names[var]} {op}= {_operand(right, names)}"
+        case ("if", var, relation, bound, _, _):
+            return f"if {names[var]} {relation} {bound}:"
+        case _:
+            return f"for i in range({statement[1]}):"
+
+
+def source(params: Params) -> str:
+    """The program as Python source, without the line that prints."""
+    names, program, _ = params
+    lines: list[str] = []
+    for statement in program:
+        lines.append(_line(statement, names))
+        if statement[0] == "if":
+            lines.append("    " + _line(statement[4], names))
+            if statement[5] is not None:
+                lines += ["else:", "    " + _line(statement[5], names)]
+        elif statement[0] == "for":
+            lines.append("    " + _line(statement[2], names))
+    return "\n".join(lines)
+
+
+def _ask(params: Params, phrasing: int, rng: random.Random) -> str:
+    names, _, asked = params
+    code, name = source(params), names[asked]
+    return (
+        f"What does this program print?\n{code}\nprint({name})",
+        f"Trace the code. What is {name} at the end?\n{code}",
+        f"{code}\nWhat is the value of {name} after these lines?",
+        f"Run this Python code by hand and give the final value of {name}.\n{code}",
+        f"Here is a program:\n{code}\nprint({name})\nWhich number is printed?",
+        f"Find the last value of {name}.\n{code}",
+    )[phrasing]
+
+
+def _traced(statement: Statement, state: list[int], names: tuple[str, ...]) -> str:
+    """Run an update and write it: statement, numbers put in, new state of the variable."""
+    left = state[statement[1]] if statement[0] == "aug" else _value(statement[2], state)
+    numbers = f"{left}{statement[-2]}{_value(statement[-1], state)}"
+    _run(statement, state)
+    return f"{_line(statement, names)}: {numbers}, {names[statement[1]]}={state[statement[1]]}"
+
+
+def _trace(program: tuple[Statement, ...], state: list[int], names: tuple[str, ...]) -> Iterator[str]:
+    for statement in program:
+        if statement[0] in ("let", "aug"):
+            yield _traced(statement, state, names)
+        elif statement[0] == "if":
+            _, var, relation, bound, then, otherwise = statement
+            holds = _holds(state[var], relation, bound)
+            yield f"{_line(statement, names)} {state[var]}{relation}{bound} {'yes' if holds else 'no'}"
+            if holds:
+                yield _traced(then, state, names)
+            elif otherwise is not None:
+                yield f"else: {_traced(otherwise, state, names)}"
+        elif statement[0] == "for":
+            for turn in range(statement[1]):
+                yield f"i={turn}: {_traced(statement[2], state, names)}"
+
+
+def _solve(params: Params, rng: random.Random) -> Solution:
+    names, program, asked = params
+    state = [statement[2] for statement in program if statement[0] == "set"]
+    start = "Start: " + ", ".join(f"{name}={value}" for name, value in zip(names, state, strict=True))
+    return Solution((start, *_trace(program, state, names)), str(state[asked]))
+
+
+def _check(params: Params, answer: str) -> bool:
+    """By running the program; its text is rebuilt from numbers and fixed words, with no builtin but range."""
+    names, program, asked = params
+    if not set(names) <= set(VARIABLES):
+        return False
+    scope: dict[str, Any] = {"__builtins__": {"range": range}}
+    exec(source(params), scope)
+    return str(scope[names[asked]]) == answer.strip()
+
+
+CODE_TRACING = Family(
+    name="code_tracing",
+    title="Tracing code",
+    levels=(
+        "4 assignments",
+        "4-6 statements, some with if and else",
+        "6-7 statements with a short loop",
+    ),
+    kind="integer",
+    phrasings=6,
+    sample=_sample,
+    canonical=_canonical,
+    ask=_ask,
+    solve=_solve,
+    check=_check,
+)
