@@ -64,7 +64,5 @@ class Answerer:
             ids = tokenizer().encode(self.answer(tokenizer().decode(request.ids)))
             cut = tuple(ids[: request.params.max_tokens])
             whole = self.ends and len(cut) == len(ids)
-            completions.append(
-                Completion(number, 0, cut, (0.0,) * len(cut), "stop" if whole else "length")
-            )
+            completions.append(Completion(number, 0, cut, (0.0,) * len(cut), "stop" if whole else "length"))
         return completions

@@ -3,11 +3,11 @@
 from itertools import islice
 
 import pytest
-from tests.evals.fakes import SIGNS, SUMS, document
 
 from phi4.evals.baselines import baselines, chance, neighbour
 from phi4.evals.tasks.skills import skill_task
 from phi4.skills.split import distinct_problems
+from tests.evals.fakes import SIGNS, SUMS, document
 
 
 def test_chance_is_the_base_rate_of_the_commonest_answer() -> None:

@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.evals.fakes import SIGNS, SUMS, Answerer, document, tokenizer
 
 from phi4.errors import DataError
 from phi4.evals.baselines import Baselines
-from phi4.evals.runner import EvalResult, evaluate, read_items, rescore, result_json, summarise, write_result
-from phi4.evals.task import Mode
+from phi4.evals.rescore import rescore
+from phi4.evals.runner import EvalResult, evaluate, read_items, result_json, summarise, write_result
+from phi4.evals.task import Mode, Score
 from phi4.evals.tasks.skills import skill_scorer, skill_tasks
 from phi4.text.generation import Sampler
+from tests.evals.fakes import SIGNS, SUMS, Answerer, document, tokenizer
 
 FAMILIES = {"sums": SUMS, "signs": SIGNS}
 
@@ -137,15 +138,35 @@ def test_files_hold_the_scores_and_rescoring_repeats_them(tmp_path: Path) -> Non
     assert scores["families"]["signs"]["neighbour"] is None
     assert (scores["stage"], scores["mode"], scores["level"], scores["n"]) == ("dpo", "chat", "standard", 30)
 
-    stored = read_items(tmp_path / "dpo.items.jsonl")
-    assert tuple(stored) == result.items
-    forgotten = [replace(item, correct=False, parsed=None, format_ok=False) for item in stored]
-    again = rescore(forgotten, lambda family: skill_scorer(FAMILIES[family]))
-    assert tuple(again) == result.items
-    summary = summarise(
-        again, stage="dpo", mode="chat", level="standard", known=known, untrained=frozenset({"signs"})
-    )
-    assert replace(summary, seconds=result.seconds) == result
+    path = tmp_path / "dpo.items.jsonl"
+    assert tuple(read_items(path)) == result.items
+    again = rescore(path, lambda family: skill_scorer(FAMILIES[family]))
+    assert again.changed == 0
+    assert replace(again.result, seconds=result.seconds) == result
+
+    # Another scorer gives other verdicts; going back gives the first ones, whatever was stored.
+    strict = rescore(path, lambda family: lambda reference, response, finish: Score(None, False, False))
+    assert strict.changed == sum(item.format_ok for item in result.items)
+    assert strict.result.overall.correct == 0
+    write_result(strict.result, tmp_path)
+    back = rescore(path, lambda family: skill_scorer(FAMILIES[family]))
+    assert back.changed == strict.changed
+    assert back.result.items == result.items
+    assert back.result.families == result.families
+
+
+def test_items_can_be_rescored_without_their_scores(tmp_path: Path) -> None:
+    result = run(Answerer(solve), n=5)
+    write_result(result, tmp_path).unlink()
+    again = rescore(tmp_path / "sft.items.jsonl", lambda family: skill_scorer(FAMILIES[family]))
+    assert again.result.items == result.items
+    assert again.result.overall == result.overall
+    (tmp_path / "sft.json").write_text("[]")
+    with pytest.raises(DataError, match="not the scores"):
+        rescore(tmp_path / "sft.items.jsonl", lambda family: skill_scorer(FAMILIES[family]))
+    (tmp_path / "sft.items.jsonl").write_text("")
+    with pytest.raises(DataError):
+        rescore(tmp_path / "sft.items.jsonl", lambda family: skill_scorer(FAMILIES[family]))
 
 
 @pytest.mark.parametrize("line", ["not json", '{"task": "skills-v1"}', "[]", ""])

@@ -1,4 +1,4 @@
-"""A run folder as a finished `pico` leaves it, made up: 18 families, four stages, every file of the contract."""
+"""A run folder as a finished `pico` leaves it, made up: 18 families, four stages, every file."""
 
 import json
 import math
@@ -80,7 +80,7 @@ PROBLEMS = {
 
 
 def write_fake_run(root: Path, stages: tuple[str, ...] = STAGES) -> Path:
-    """Write runs/pico-… under `root`, finished up to and including the last of `stages`; returns the folder."""
+    """Write runs/pico-… under `root`, finished up to the last of `stages`; returns the folder."""
     folder = root / "pico-3fa94c1be2078d56"
     rng = random.Random(7)
     finished = stages == STAGES
@@ -195,11 +195,13 @@ def _stage(folder: Path, stage: str, rng: random.Random) -> None:
 
 def _evaluation(folder: Path, stage: str, rng: random.Random) -> None:
     place = STAGES.index(stage)
-    families, items, right = {}, [], 0
+    families, items = {}, []
+    totals = {True: [0, 0], False: [0, 0]}  # of trained and of transfer families: right, asked
     for name, (accuracies, chance, neighbour) in FAMILIES.items():
         correct = sum(rng.random() < accuracies[place] for _ in range(N))
         low, high = wilson(correct, N)
-        right += correct
+        totals[name not in UNTRAINED][0] += correct
+        totals[name not in UNTRAINED][1] += N
         failures = round(N * (0.11, 0.08, 0.01, 0.005)[place])
         families[name] = {
             "n": N,
@@ -213,14 +215,18 @@ def _evaluation(folder: Path, stage: str, rng: random.Random) -> None:
             "trained": name not in UNTRAINED,
         }
         items += [_item(stage, name, index, index % 11 != 3) for index in range(12)]
-    n = N * len(FAMILIES)
-    low, high = wilson(right, n)
-    overall = {"n": n, "correct": right, "accuracy": right / n, "low": low, "high": high}
+    overall, transfer = (_tally(*totals[trained]) for trained in (True, False))
     report = {"stage": stage, "mode": "chat" if place > 1 else "few-shot", "level": "standard", "n": N}
     write_json(
-        folder / f"evals/{stage}.json", {**report, "families": families, "overall": overall, "seconds": 18.4}
+        folder / f"evals/{stage}.json",
+        {**report, "families": families, "overall": overall, "transfer": transfer, "seconds": 18.4},
     )
     write_lines(folder / f"evals/{stage}.items.jsonl", items)
+
+
+def _tally(correct: int, n: int) -> dict[str, Any]:
+    low, high = wilson(correct, n)
+    return {"n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high}
 
 
 def _item(stage: str, family: str, index: int, correct: bool) -> dict[str, Any]:
@@ -373,8 +379,8 @@ def _pivotal(folder: Path) -> None:
     rows = []
     for family, pivot, accepted, rejected, probabilities in (
         ("two_step_problems", "7.", "7", "6", (0.61, 0.93, 0.08)),
-        ("two_step_problems", "54\n", "54", "56", (0.88, 0.99, 0.02)),
-        ("fractions", "12.", "12", "24", (0.55, 0.9, 0.31)),
+        ("two_step_problems", "54\n", "5", "6", (0.88, 0.99, 0.02)),
+        ("fractions", "12.", "1", "2", (0.55, 0.9, 0.31)),
         ("code_tracing", "-1\n", "-", "1", (0.47, 0.86, 0.05)),
     ):
         question, _, solution = PROBLEMS[family]

@@ -1,6 +1,6 @@
 """What every family of problems must satisfy, whoever wrote it: one call per family.
 
-    check_family(ADDITION, swap=lambda p: (p[1], p[0]))
+check_family(ADDITION, swap=lambda p: (p[1], p[0]))
 """
 
 import re
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from phi4.grading.answers import final_answer
 from phi4.skills.family import LEVELS, STANDARD, Family, Params, Problem
 
-# As the real pre-tokenizer splits: words with the space before them, each digit, each symbol, spaces, line ends.
+# As the real pre-tokenizer splits: words with the space before them, digits, symbols, spaces, line ends.
 _TOKEN = re.compile(r" ?[A-Za-z]+|\d|\n| ?[^\w\s]| ")
 
 
@@ -94,10 +94,10 @@ def check_family(
     if swap is not None:
         pairs = [(p.params, swap(p.params)) for p in (family.problem(i) for i in range(300))]
         swapped = [(before, after) for before, after in pairs if after is not None]
-        assert any(before != after for before, after in swapped), f"{family.name}: swap never changes anything"
+        assert any(before != after for before, after in swapped), f"{family.name}: swap is idle"
         for before, after in swapped:
             assert after is not None
-            assert family.key(before) == family.key(after), f"{family.name}: {before} and {after} differ in key"
+            assert family.key(before) == family.key(after), f"{family.name}: {before}, {after}"
     measured = figures(family)
     print(f"\n{family.name}: {measured}")
     assert measured.max_tokens <= max_tokens, f"{family.name}: {measured.max_tokens} tokens"
@@ -108,7 +108,7 @@ def check_family(
 
 
 def _check_problem(family: Family, problem: Problem, wrong: Callable[[Problem], str]) -> None:
-    where = f"{family.name} level {problem.level} index {problem.index}: {problem.question}\n{problem.solution}"
+    where = f"{family.name} {problem.level}/{problem.index}: {problem.question}\n{problem.solution}"
     again = family.problem(problem.index, problem.level)
     assert again == problem, f"not deterministic: {where}"
     assert problem.question.strip() == problem.question, where
@@ -130,8 +130,10 @@ def _check_problem(family: Family, problem: Problem, wrong: Callable[[Problem], 
 def _check_phrasings(family: Family) -> None:
     """Every wording is used, worded differently, and never changes the problem or its key."""
     first = [family.problem(0, phrasing=wording) for wording in range(family.phrasings)]
-    assert len({problem.question for problem in first}) == family.phrasings, f"{family.name}: wordings coincide"
+    assert len({problem.question for problem in first}) == family.phrasings, f"{family.name}: same words"
     assert len({problem.problem_key for problem in first}) == 1
-    assert {problem.template_id for problem in first} == {f"{family.name}/{w}" for w in range(family.phrasings)}
+    assert [problem.template_id for problem in first] == [
+        f"{family.name}/{w}" for w in range(family.phrasings)
+    ]
     drawn = {family.problem(index).template_id for index in range(400)}
     assert len(drawn) == family.phrasings, f"{family.name}: some wordings are never drawn"

@@ -14,7 +14,7 @@ from phi4.data.decontaminate import EvaluationIndex, Finding, find_contamination
 from phi4.data.dedup import Duplicate, MinHash, Quotas, exact_duplicates, near_duplicates, over_quota
 from phi4.data.ledger import Ledger
 from phi4.data.policy import CODE, DOCS, TEXTBOOK, Policy
-from phi4.data.record import Record, content_hash, plain_text
+from phi4.data.record import Record, TokenPair, content_hash, plain_text
 from phi4.data.signals import Signals, measure, write_signals
 
 STEPS = ("signals", "policy", "exact", "minhash", "decontaminate")
@@ -110,10 +110,9 @@ def _apply_policies(
 def _drop_exact(
     records: Sequence[Record], settings: Curation, ledger: Ledger, name: str, after: str
 ) -> list[Record]:
-    texts = [plain_text(record) for record in records]
     ids = [record.id for record in records]
-    numbers = [number for number, text in enumerate(texts) if text]
-    found = exact_duplicates([texts[i] for i in numbers], [ids[i] for i in numbers])
+    numbers = [number for number, record in enumerate(records) if not isinstance(record.content, TokenPair)]
+    found = exact_duplicates([plain_text(records[i]) for i in numbers], [ids[i] for i in numbers])
     reasons = _reasons(found, numbers, ids, "duplicate")
     rest = [number for number in range(len(records)) if number not in reasons]
     for number, reason in over_quota([records[i] for i in rest], settings.quotas).items():
@@ -157,7 +156,7 @@ def _filter(
     after: str,
     notes: Mapping[str, str] | None = None,
 ) -> list[Record]:
-    """Drop the records whose numbers have a reason, keep the others (with a note, if any): one ledger step."""
+    """One ledger step: drop the records whose numbers have a reason, keep the others with their notes."""
     notes = notes or {}
     kept: list[Record] = []
     with ledger.step(name, (after,)) as step:
@@ -182,4 +181,4 @@ def _reasons(
 
 def _is_written(record: Record) -> bool:
     """Somebody wrote this text, so that its wording can be judged; problems are judged as problems."""
-    return record.problem_key is None and bool(plain_text(record))
+    return record.problem_key is None and not isinstance(record.content, TokenPair)

@@ -7,6 +7,8 @@ The report does not say its thresholds, nor how it made its allow-list. Here an 
 occurs under at least `common_at` distinct problems or documents: boilerplate, not a leaked item. Without it
 the plain rule would delete every templated problem. Procedural records are decided by their problem key
 (the same problem in any words), and by 13-grams with that allow-list; 7-grams would only find the template.
+Evaluation problems of our own families are told apart from foreign items: against procedural records their
+key says all, while a 13-gram would still condemn a rare half of a template ("when p is T, q is F, r is T").
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +20,6 @@ from numpy.typing import NDArray
 
 from phi4.data.ngrams import Hashes, WordBatch, WordHashes, hash_words, ngrams, words
 from phi4.data.record import Record, plain_text
-
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class EvaluationIndex:
     """The evaluation items as n-grams, and the keys of the held-out problems."""
 
     rules: Rules
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # items first, then problems
+    n_items: int
     unmatchable: int  # items with fewer words than the shorter n-gram: text cannot be compared with them
     held_out_keys: frozenset[str]
     hits: _Table = field(repr=False)
@@ -106,10 +108,17 @@ class EvaluationIndex:
         items: Iterable[tuple[str, str]],
         held_out_keys: Iterable[str] = (),
         rules: Rules | None = None,
+        *,
+        problems: Iterable[tuple[str, str]] = (),
     ) -> "EvaluationIndex":
-        """Index items given as (item id, text); 30,000 items take a few seconds and some 100 MB."""
+        """Index items given as (item id, text); 30,000 items take a few seconds and some 100 MB.
+
+        `items` are compared with every record, `problems` (evaluation problems of our own families, whose
+        keys are among `held_out_keys`) only with written text.
+        """
         rules = rules or Rules()
-        listed = list(items)
+        foreign = list(items)
+        listed = [*foreign, *problems]
         table = WordHashes()
         short: list[tuple[Hashes, NDArray[np.int32]]] = []
         long: list[tuple[Hashes, NDArray[np.int32]]] = []
@@ -123,6 +132,7 @@ class EvaluationIndex:
         return EvaluationIndex(
             rules=rules,
             names=tuple(name for name, _ in listed),
+            n_items=len(foreign),
             unmatchable=unmatchable,
             held_out_keys=frozenset(held_out_keys),
             hits=_joined(long),
@@ -148,7 +158,9 @@ def find_contamination(records: Sequence[Record], index: EvaluationIndex) -> lis
     texts = np.concatenate([np.empty(0, np.int64), *hit_texts])
     entries = np.concatenate([np.empty(0, np.int64), *hit_entries])
     places = np.concatenate([np.empty(0, np.int64), *hit_places])
-    telling = ~_common(entries, groups[texts], rules.common_at)
+    # The first entry of an n-gram is its smallest item: a problem only if no foreign item has it.
+    comparable = (groups[texts] < 0) | (index.hits.items[entries] < index.n_items)
+    telling = comparable & ~_common(entries, groups[texts], rules.common_at)
     flagged, first = np.unique(texts[telling], return_index=True)  # hits are in text order: first is leftmost
     for number, entry, place in zip(
         flagged.tolist(), entries[telling][first].tolist(), places[telling][first].tolist(), strict=True
@@ -174,9 +186,7 @@ def _groups(records: Sequence[Record]) -> NDArray[np.int64]:
     )
 
 
-def _common(
-    entries: NDArray[np.int64], groups: NDArray[np.int64], common_at: int
-) -> NDArray[np.bool_]:
+def _common(entries: NDArray[np.int64], groups: NDArray[np.int64], common_at: int) -> NDArray[np.bool_]:
     """For each hit: does its n-gram occur under at least `common_at` distinct groups?"""
     if not len(entries):
         return np.zeros(0, np.bool_)

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ _ALL_PAIRS = 32  # buckets up to this size compare all pairs; larger ones compar
 
 @dataclass(frozen=True)
 class MinHash:
-    """How near duplicates are found. With 14 bands of 8 rows a pair of similarity 0.8 is met 92 % of the time."""
+    """How near duplicates are found: 14 bands of 8 rows meet 92 % of the pairs of similarity 0.8."""
 
     bands: int = 14
     rows: int = 8
@@ -164,7 +165,7 @@ def _shingles(batch: WordBatch, size: int) -> tuple[Hashes, NDArray[np.int64]]:
 
 def _chunks(owners: NDArray[np.int64]) -> list[tuple[int, int]]:
     edges = [*range(0, len(owners), _CHUNK_SHINGLES), len(owners)]
-    return [(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if start < stop]
+    return [(start, stop) for start, stop in pairwise(edges) if start < stop]
 
 
 def _candidates(
@@ -181,7 +182,7 @@ def _candidates(
         ordered = np.argsort(keys, kind="stable")  # stable: within a bucket members stay in id order
         heads = np.flatnonzero(np.diff(keys[ordered]) != 0) + 1
         edges = [0, *heads.tolist(), len(ordered)]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             if stop - start > 1:
                 pairs.append(_bucket_pairs(members[ordered[start:stop]]))
     return np.unique(np.concatenate(pairs), axis=0)
@@ -198,11 +199,12 @@ def _bucket_pairs(bucket: NDArray[np.int64]) -> NDArray[np.int64]:
 def _verified(
     pairs: NDArray[np.int64], signatures: NDArray[np.uint32], threshold: float
 ) -> NDArray[np.int64]:
-    agreeing = [
-        np.mean(signatures[part[:, 0]] == signatures[part[:, 1]], axis=1) >= threshold
-        for part in np.array_split(pairs, len(pairs) // 10_000 + 1)
-    ]
-    return pairs[np.concatenate(agreeing)]
+    verified: NDArray[np.bool_] = np.ones(len(pairs), np.bool_)
+    for start in range(0, len(pairs), 10_000):  # in parts: each pair takes a kilobyte while it is compared
+        left, right = pairs[start : start + 10_000].T
+        alike = np.mean(signatures[left] == signatures[right], axis=1)
+        verified[start : start + 10_000] = alike >= threshold
+    return pairs[verified]
 
 
 def _clusters(size: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:

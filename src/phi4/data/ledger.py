@@ -42,7 +42,7 @@ class Step:
         self.name = name
         self._position: dict[str, int] = {}
         self._status = bytearray()
-        self._notes: dict[int, tuple[str, str]] = {}  # position -> (reason, detail); kept rows seldom have one
+        self._notes: dict[int, tuple[str, str]] = {}  # position -> (reason, detail), where there is one
         self._outputs: dict[str, tuple[str, ...]] = {}
 
     def input(self, ids: Iterable[str]) -> None:
@@ -52,7 +52,9 @@ class Step:
         if len(fresh) != len(incoming) or not fresh.keys().isdisjoint(self._position):
             times = Counter((*self._position, *incoming))
             repeated = next(id for id in incoming if times[id] > 1)
-            raise LedgerError(f"step {self.name}: record {repeated} enters twice", "record ids must be unique")
+            raise LedgerError(
+                f"step {self.name}: record {repeated} enters twice", "record ids must be unique"
+            )
         self._position.update(fresh)
         self._status.extend(bytes(len(incoming)))
 
@@ -86,7 +88,9 @@ class Step:
         if id in self._outputs:
             raise LedgerError(f"step {self.name}: output {id} is made twice")
         if not parents:
-            raise LedgerError(f"step {self.name}: output {id} has no parent", "every output comes from an input")
+            raise LedgerError(
+                f"step {self.name}: output {id} has no parent", "every output comes from an input"
+            )
         self._outputs[id] = tuple(parents)
 
     def balance(self) -> None:
@@ -114,7 +118,8 @@ class Step:
         if len(used) != self._status.count(_KEPT):
             childless = [i for i, n in self._position.items() if self._status[n] == _KEPT and i not in used]
             raise LedgerError(
-                f"step {self.name}: {len(childless)} kept records have no output, the first is {childless[0]}",
+                f"step {self.name}: {len(childless)} kept records have no output,"
+                f" the first is {childless[0]}",
                 "a record has disappeared; this is an error in the step, nothing was written",
             )
 
@@ -145,7 +150,9 @@ class Step:
     def _settle(self, id: str, status: int, reason: str, detail: str) -> None:
         number = self._position.get(id)
         if number is None:
-            raise LedgerError(f"step {self.name}: record {id} never entered, and cannot be {STATUSES[status]}")
+            raise LedgerError(
+                f"step {self.name}: record {id} never entered, and cannot be {STATUSES[status]}"
+            )
         if self._status[number]:
             raise LedgerError(
                 f"step {self.name}: record {id} is already {STATUSES[self._status[number]]},"

@@ -29,7 +29,8 @@ class WordHashes(dict[str, int]):
     """64-bit hash of a word, remembered: a corpus has few distinct words."""
 
     def __missing__(self, word: str) -> int:
-        value = int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "little")
+        digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
+        value = int.from_bytes(digest, "little")
         self[word] = value
         return value
 
@@ -63,7 +64,7 @@ def hash_words(texts: Iterable[str], table: WordHashes) -> Iterator[WordBatch]:
 
 
 def ngrams(batch: WordBatch, n: int) -> tuple[Hashes, NDArray[np.int64]]:
-    """All n-grams that lie within one text, in order: their hashes [G] and their texts' places in the batch [G]."""
+    """All n-grams within one text, in order: hashes [G], and which text of the batch each is in [G]."""
     owners = np.repeat(np.arange(len(batch.lengths)), np.maximum(batch.lengths - n + 1, 0))
     total = len(batch.hashes)
     if not len(owners):

@@ -1,7 +1,7 @@
-"""Policies: thresholds applied to signals. Deciding costs nothing, so thresholds can be tuned on stored signals.
+"""Policies: thresholds applied to signals. Deciding costs nothing, so they can be tuned on stored signals.
 
-The defaults are Gopher's (Rae et al. 2021, appendix A1.1). The presets loosen what those get wrong on technical
-writing: short reference entries, formulae that are not words, code without stop words or sentences.
+The defaults are Gopher's (Rae et al. 2021, appendix A1.1). The presets loosen what those get wrong on
+technical writing: short reference entries, formulae that are not words, code without stop words or sentences.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -108,6 +108,7 @@ TEXTBOOK = replace(
 DOCS = replace(
     Policy(),
     min_words=8,  # one-sentence docstrings
+    min_mean_word_length=2.0,  # "Same as a % b."
     max_mean_word_length=14.0,
     min_alpha_word_fraction=0.5,
     min_stop_words=0,

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_PER_GROUP = 8192
+# fmt: off
+_COLUMNS = (
+    "id", "content_type", "content", "kind", "skill", "licence", "source", "step", "fingerprint", "generator",
+    "prompt", "parents", "problem_key", "template_id", "meta",
+)
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,7 @@ def content_hash(record: Record) -> str:
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
     """Write records to a parquet file, in order, atomically; returns how many. Same records, same bytes."""
-    from phi4.data.tables import write_table  # training machines may lack pyarrow; the types must still import
+    from phi4.data.tables import write_table  # here, because training machines may lack pyarrow
 
     return write_table(path, _schema(), (_columns(group) for group in _batched(records, ROWS_PER_GROUP)))
 
@@ -169,7 +175,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
     for columns in read_groups(path):
         try:
-            rows = zip(*(columns[name] for name in _schema().names), strict=True)
+            rows = zip(*(columns[name] for name in _COLUMNS), strict=True)
         except KeyError as error:
             raise DataError(f"{path}: not a file of records (column {error} is missing)") from error
         for row in rows:
@@ -251,10 +257,10 @@ def _schema() -> "pa.Schema":
     import pyarrow as pa
 
     text, optional = pa.string(), {"prompt", "problem_key", "template_id"}
-    names = "id content_type content kind skill licence source step fingerprint generator prompt".split()
-    fields = [pa.field(name, text, nullable=name in optional) for name in names]
-    fields.append(pa.field("parents", pa.list_(text), nullable=False))
-    fields += [pa.field(name, text, nullable=name in optional) for name in ("problem_key", "template_id", "meta")]
+    fields = []
+    for name in _COLUMNS:
+        column_type = pa.list_(text) if name == "parents" else text
+        fields.append(pa.field(name, column_type, nullable=name in optional))
     return pa.schema(fields)
 
 

@@ -24,15 +24,15 @@ def write_table(
     A group is a mapping of column name to values. Only the compressed bytes are held in memory.
     `metadata` goes into the file's footer. Raises RunError when the disk is full (the old file stays).
     """
-    footer = {key: value for key, value in sorted((metadata or {}).items())}
+    marks = dict(sorted((metadata or {}).items()))
     sink = pa.BufferOutputStream()
     rows = 0
-    with pq.ParquetWriter(sink, schema.with_metadata(footer), compression="zstd", version="2.6") as writer:
+    with pq.ParquetWriter(sink, schema.with_metadata(marks), compression="zstd", version="2.6") as writer:
         for group in row_groups:
             arrays = [pa.array(group[column.name], type=column.type) for column in schema]
             table = pa.Table.from_arrays(arrays, schema=schema)
             rows += table.num_rows
-            writer.write_table(table.replace_schema_metadata(footer), row_group_size=max(1, table.num_rows))
+            writer.write_table(table.replace_schema_metadata(marks), row_group_size=max(1, table.num_rows))
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, sink.getvalue().to_pybytes())
     return rows

@@ -17,7 +17,8 @@ from phi4.skills.family import LEVELS, Family, Problem
 from phi4.skills.split import HELD_OUT_PERCENT, distinct_problems
 
 NEIGHBOURS = 2_000  # training problems a question is compared with, per family
-_BUCKETS = 4_096
+_BUCKET_BITS = 11
+_BUCKETS = 1 << _BUCKET_BITS  # few enough that 2,000 questions compare in a fraction of a second
 _GRAM_SIZES = (2, 3, 5)  # bytes: digits and word parts, short words, longer words
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # multiplicative (Fibonacci) hashing
 
@@ -53,8 +54,12 @@ def neighbour(task: Task, known: Sequence[Problem]) -> float:
     """
     known_ND = _gram_counts([problem.question for problem in known])
     asked_MD = _gram_counts([item.question for item in task.items])
-    rarity_D = np.log((1 + len(known)) / (1 + (known_ND > 0).sum(0))).astype(np.float32)
-    nearest_M = (_unit(asked_MD * rarity_D) @ _unit(known_ND * rarity_D).T).argmax(1)
+    rarity_D = np.log((1 + len(known)) / (1 + np.count_nonzero(known_ND, axis=0))).astype(np.float32)
+    known_ND *= rarity_D
+    asked_MD *= rarity_D
+    lengths_N = np.sqrt(np.einsum("nd,nd->n", known_ND, known_ND))
+    # The length of the asked question scales a whole row and cannot change which neighbour is nearest.
+    nearest_M = (asked_MD @ known_ND.T / np.maximum(lengths_N, 1e-12)).argmax(1)
     return _accuracy(task, [known[int(n)].answer for n in nearest_M])
 
 
@@ -77,10 +82,6 @@ def _gram_counts(texts: Sequence[str]) -> NDArray[np.float32]:
             grams = np.zeros(len(data) - size + 1, np.uint64)
             for offset in range(size):
                 grams = grams * np.uint64(256) + data[offset : offset + len(grams)]
-            buckets = (grams + np.uint64(size)) * _MIX >> np.uint64(64 - 12)
+            buckets = (grams + np.uint64(size)) * _MIX >> np.uint64(64 - _BUCKET_BITS)
             row += np.bincount(buckets.astype(np.int64), minlength=_BUCKETS)
     return rows
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -11,6 +11,8 @@ from phi4.errors import DataError
 from phi4.evals.runner import ItemRecord
 from phi4.grading.intervals import PairedComparison, compare_paired
 
+ItemKey = tuple[str, str, str, str]  # set, family, problem, reference
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -22,7 +24,7 @@ class Comparison:
 
 
 def compare(before: Sequence[ItemRecord], after: Sequence[ItemRecord]) -> Comparison:
-    """Compare two item files on the items they share (same set, family and problem, same reference).
+    """Compare two item files on the items they share (same set, family, problem and reference).
 
     Raises DataError when they share none, or when an item stands twice in one of them.
     """
@@ -32,7 +34,7 @@ def compare(before: Sequence[ItemRecord], after: Sequence[ItemRecord]) -> Compar
         raise DataError(
             "the two evaluations share no item", "compare evaluations of the same set, level and families"
         )
-    by_family: dict[str, list[tuple[str, ...]]] = {}
+    by_family: dict[str, list[ItemKey]] = {}
     for item in shared:
         by_family.setdefault(first[item].family, []).append(item)
     return Comparison(
@@ -42,7 +44,7 @@ def compare(before: Sequence[ItemRecord], after: Sequence[ItemRecord]) -> Compar
     )
 
 
-def _by_item(records: Sequence[ItemRecord]) -> dict[tuple[str, ...], ItemRecord]:
+def _by_item(records: Sequence[ItemRecord]) -> dict[ItemKey, ItemRecord]:
     found = {(r.task, r.family, r.problem_key, r.reference): r for r in records}
     if len(found) != len(records):
         raise DataError("an evaluation holds an item twice; its items cannot be paired")
@@ -50,8 +52,8 @@ def _by_item(records: Sequence[ItemRecord]) -> dict[tuple[str, ...], ItemRecord]
 
 
 def _paired(
-    items: Sequence[tuple[str, ...]],
-    first: dict[tuple[str, ...], ItemRecord],
-    second: dict[tuple[str, ...], ItemRecord],
+    items: Sequence[ItemKey],
+    first: dict[ItemKey, ItemRecord],
+    second: dict[ItemKey, ItemRecord],
 ) -> PairedComparison:
     return compare_paired([first[i].correct for i in items], [second[i].correct for i in items])

@@ -1,19 +1,19 @@
 """Ask a model everything in one batch, judge the responses, keep every one of them.
 
 The item file is the result; the scores are a summary of it that can be computed again at any time,
-by the same or by another scorer, without a model.
+without a model (see `rescore`).
 """
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from phi4.errors import DataError
 from phi4.evals.baselines import Baselines
-from phi4.evals.task import Item, Mode, Scorer, Task, prompt_ids
+from phi4.evals.task import Item, Mode, Task, prompt_ids
 from phi4.grading.intervals import wilson
 from phi4.run.files import atomic_write, write_json
 from phi4.text.generation import Completion, Finish, Request, Sampler, SamplingParams
@@ -155,17 +155,6 @@ def tally(records: Sequence[ItemRecord]) -> Tally:
         high=interval.high,
         format_failures=sum(not record.format_ok for record in records),
     )
-
-
-def rescore(records: Iterable[ItemRecord], scorer_of: Callable[[str], Scorer]) -> list[ItemRecord]:
-    """Judge stored responses again, with the scorer that `scorer_of` names for each family."""
-    rescored = []
-    for record in records:
-        score = scorer_of(record.family)(record.reference, record.response, record.finish)
-        rescored.append(
-            replace(record, parsed=score.parsed, correct=score.correct, format_ok=score.format_ok)
-        )
-    return rescored
 
 
 def read_items(path: Path) -> list[ItemRecord]:

@@ -72,7 +72,7 @@ def mcnemar(gained: int, lost: int) -> float:
     """
     changed = gained + lost
     tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**changed)
+    return min(1.0, 2 * tail / (1 << changed))
 
 
 def compare_paired(before: Sequence[bool], after: Sequence[bool], level: float = 0.95) -> PairedComparison:
@@ -105,7 +105,11 @@ def compare_paired(before: Sequence[bool], after: Sequence[bool], level: float =
 
 
 def paired_bootstrap(
-    before: Sequence[float], after: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 0
+    before: Sequence[float],
+    after: Sequence[float],
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Interval:
     """Percentile bootstrap interval of mean(after - before) over paired items of any real score.
 
@@ -120,7 +124,8 @@ def paired_bootstrap(
     step = max(1, 4_000_000 // len(change_N))  # a few tens of MB of indices at a time
     for start in range(0, resamples, step):
         stop = min(start + step, resamples)
-        means[start:stop] = change_N[rng.integers(len(change_N), size=(stop - start, len(change_N)))].mean(axis=1)
+        picked = rng.integers(len(change_N), size=(stop - start, len(change_N)))
+        means[start:stop] = change_N[picked].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 

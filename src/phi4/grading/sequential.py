@@ -23,8 +23,8 @@ clear after a few, and the search must not pay for the others for ever. Let d = 
   difference of 0.2 rises from about 0.3 to above 0.6. A union bound joins the two routes.
 
 **Two-sided.** To decide d > margin the two-sided test asks for 0.9 of alpha as above and, at 0.1 of alpha,
-for the easier d > 0. Where 0 <= d <= margin a wrong "d > margin" then has probability <= 0.9 alpha and a wrong
-"d < -margin" <= 0.1 alpha; halving alpha would cost more.
+for the easier d > 0. Where 0 <= d <= margin a wrong "d > margin" then has probability <= 0.9 alpha and a
+wrong "d < -margin" <= 0.1 alpha; halving alpha would cost more.
 
 **Giving up.** A comparison stops as "not" when, were d equal to `gap` from now on, the final look would
 still say "pivotal" with probability below `futility`. This can only lower the number of findings, so no
@@ -86,7 +86,7 @@ class PivotalTest:
         """
         if not (0 <= first <= n and 0 <= second <= n and n <= self.max_rollouts):
             raise ValueError(f"{first} and {second} successes in {n} of {self.max_rollouts} rollouts")
-        return _VERDICTS[_verdicts(self, n)[first, second]]
+        return _VERDICTS[int(_verdicts(self, n)[first, second])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,8 @@ def _wealth(margin: float, n: int) -> _Table:
             weights.append(weight / len(bases or [0.5]))
     mixture = np.array(weights) / sum(weights)
     # log ratios are sums of a function of each count, so the whole table is one matrix product
-    return np.asarray((np.exp(np.concatenate(first, axis=1)) * mixture) @ np.exp(np.concatenate(second, axis=1)).T)
+    ratio_first, ratio_second = np.exp(np.concatenate(first, axis=1)), np.exp(np.concatenate(second, axis=1))
+    return np.asarray((ratio_first * mixture) @ ratio_second.T)
 
 
 def _nearest(a: float, b: float, margin: float) -> float:
@@ -209,8 +210,9 @@ def _binomial(n: int, p: float) -> _Table:
         certain = np.zeros(n + 1)
         certain[n if p >= 1 else 0] = 1.0
         return certain
-    log_choose = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(n + 1)])
+    log_factorial = np.array([math.lgamma(k + 1) for k in range(n + 1)])
     k = np.arange(n + 1)
+    log_choose = log_factorial[n] - log_factorial - log_factorial[::-1]
     return np.asarray(np.exp(log_choose + k * math.log(p) + (n - k) * math.log1p(-p)))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from phi4.data.record import Record, TokenPair, derived_record
 from phi4.grading.intervals import wilson
 from phi4.pivotal.rollouts import Question, Rollouts, Solution
-from phi4.pivotal.search import Pivot, Search, Test, compare
+from phi4.pivotal.search import Pivot, Rule, Search, compare
 
 STEP = "pivotal"
 Decode = Callable[[Sequence[int]], str]
@@ -58,10 +58,9 @@ def candidate(rollouts: Rollouts, solution: Solution, pivot: Pivot, min_seen: in
     """
     token, prefix = solution.tokens[pivot.index], solution.tokens[: pivot.index]
     seen: dict[int, list[int]] = defaultdict(lambda: [0, 0])
-    for sample, right in rollouts.samples(prefix):
-        if sample.tokens:
-            seen[sample.tokens[0]][0] += right
-            seen[sample.tokens[0]][1] += 1
+    for first, right in rollouts.first_tokens(prefix):
+        seen[first][0] += right
+        seen[first][1] += 1
     others = {other: (s, n) for other, (s, n) in seen.items() if other != token and n >= min_seen}
     if not others:
         return None
@@ -74,7 +73,7 @@ def candidate(rollouts: Rollouts, solution: Solution, pivot: Pivot, min_seen: in
 
 
 def confirm(
-    rollouts: Rollouts, solution: Solution, pivot: Pivot, chosen: Candidate, test: Test | None
+    rollouts: Rollouts, solution: Solution, pivot: Pivot, chosen: Candidate, test: Rule | None
 ) -> Search[Pair | None]:
     """The pair, if fresh rollouts after both tokens pass `test` (p_accepted - p_rejected > margin).
 
@@ -84,7 +83,7 @@ def confirm(
     prefix = solution.tokens[: pivot.index]
     accepted, rejected = chosen.seen_accepted, chosen.seen_rejected
     if test is not None:
-        after = prefix + (chosen.accepted,), prefix + (chosen.rejected,)
+        after = (*prefix, chosen.accepted), (*prefix, chosen.rejected)
         comparison = yield from compare(rollouts, test, *after, purpose="confirm")
         if comparison.verdict != "pivotal":
             return None
@@ -122,11 +121,13 @@ def row(pair: Pair, question: Question, decode: Decode) -> dict[str, Any]:
     }
 
 
-def record(pair: Pair, question: Question, tokenizer: str, fingerprint: str, model: str) -> Record:
-    """A pair as a training record; `tokenizer` is the fingerprint its ids belong to."""
+def record(
+    pair: Pair, question: Question, output_index: int, tokenizer: str, fingerprint: str, model: str
+) -> Record:
+    """Pair number `output_index` of a question as a training record; `tokenizer` names what its ids mean."""
     content = TokenPair(tokenizer, question.prompt + pair.prefix, (pair.accepted,), (pair.rejected,))
     meta = {"index": pair.index, "p_accepted": pair.p_accepted, "p_rejected": pair.p_rejected}
-    return preference(question, content, fingerprint, model, STEP, output_index=pair.index, meta=meta)
+    return preference(question, content, fingerprint, model, STEP, output_index, meta)
 
 
 def preference(

@@ -9,7 +9,7 @@ Prefixes are token ids from end to end: nothing is decoded to be encoded again.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
@@ -84,7 +84,7 @@ class Need:
 
 @dataclass(slots=True)
 class _Node:
-    samples: list[Sample] = field(default_factory=list)
+    first: list[int | None] = field(default_factory=list)  # first token of each rollout
     right: list[bool] = field(default_factory=list)
 
 
@@ -96,6 +96,8 @@ class Rollouts:
         self.sampling = sampling
         self._oracle = oracle
         self._nodes: dict[tuple[Purpose, tuple[int, ...]], _Node] = {}
+        self.complete: list[tuple[Sample, bool]] = []  # rollouts from the very start, and whether right
+        self.tokens = 0  # sampled in all rollouts, stop tokens included
 
     def ended(self, prefix: tuple[int, ...]) -> bool:
         """Is this prefix a finished completion, whose success is known without sampling?"""
@@ -104,7 +106,7 @@ class Rollouts:
     def count(self, prefix: tuple[int, ...], purpose: Purpose = "search") -> int:
         """How many rollouts there are after `prefix`."""
         node = self._nodes.get((purpose, prefix))
-        return len(node.samples) if node else 0
+        return len(node.right) if node else 0
 
     def missing(self, need: Need) -> int:
         """How many more rollouts `need` asks for."""
@@ -114,9 +116,13 @@ class Rollouts:
         """Append rollouts in the order of their sample indices. One cut off by the length limit is wrong."""
         node = self._nodes.setdefault((purpose, prefix), _Node())
         for sample in samples:
-            node.samples.append(sample)
             right = sample.stop_id is not None and self._oracle(self.question, prefix + sample.ids)
+            # a search holds thousands of rollouts: whole ones are kept only where a solution may come from
+            node.first.append(sample.tokens[0] if sample.tokens else None)
             node.right.append(right)
+            if not prefix:
+                self.complete.append((sample, right))
+            self.tokens += len(sample.tokens)
 
     def successes(self, prefix: tuple[int, ...], n: int, purpose: Purpose = "search") -> int:
         """Successes among the first n rollouts after `prefix` (n times the verdict if it has ended)."""
@@ -124,35 +130,37 @@ class Rollouts:
             return n if self._oracle(self.question, prefix[:-1]) else 0
         return sum(self._nodes[purpose, prefix].right[:n])
 
-    def samples(self, prefix: tuple[int, ...], purpose: Purpose = "search") -> list[tuple[Sample, bool]]:
-        """All rollouts after `prefix` in order, with whether they ended right."""
+    def first_tokens(self, prefix: tuple[int, ...], purpose: Purpose = "search") -> list[tuple[int, bool]]:
+        """First tokens of all rollouts after `prefix` in order, with whether the rollout ended right."""
         node = self._nodes.get((purpose, prefix), _Node())
-        return list(zip(node.samples, node.right, strict=True))
+        pairs = zip(node.first, node.right, strict=True)
+        return [(token, right) for token, right in pairs if token is not None]
 
     @property
-    def total(self) -> tuple[int, int]:
-        """Rollouts and sampled tokens of this question, stop tokens included."""
-        samples = [sample for node in self._nodes.values() for sample in node.samples]
-        return len(samples), sum(len(sample.tokens) for sample in samples)
+    def total(self) -> int:
+        """Rollouts of this question, for all purposes."""
+        return sum(len(node.right) for node in self._nodes.values())
 
 
 class Transcript:
-    """The append-only file of samples, one JSON object a line. `path` None keeps it in memory only.
+    """The append-only file of samples, one JSON object a line. `path` None writes nothing.
 
-    A line torn by a kill is cut off when the file is opened again; a damaged line elsewhere is an error.
+    In memory it holds where the lines are, not what they say. A line torn by a kill is cut off when the
+    file is opened again; a damaged line elsewhere is an error.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._samples: dict[tuple[str, str], list[Sample]] = {}
-        self._file: IO[str] | None = None
+        self._lines: dict[tuple[str, str], list[int]] = {}  # (prompt, params) -> where sample k begins
+        self._file: IO[bytes] | None = None
+        self._end = 0
 
     def __enter__(self) -> Self:
         if self._path is not None:
             with writing(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._load(self._path)
-                self._file = self._path.open("a", encoding="utf-8")
+                self._file = self._path.open("ab+")
+            self._index(self._path, self._file)
         return self
 
     def __exit__(
@@ -164,48 +172,52 @@ class Transcript:
 
     def read(self, prompt: str, params: str, first: int, count: int) -> list[Sample]:
         """Samples first .. first + count - 1 of one prompt, as far as there are any."""
-        return self._samples.get((prompt, params), [])[first : first + count]
+        samples = []
+        for place in self._lines.get((prompt, params), [])[first : first + count]:
+            assert self._file is not None
+            self._file.seek(place)
+            row = json.loads(self._file.readline())
+            samples.append(Sample(tuple(row["ids"]), row["stop"], tuple(row.get("logprobs", ()))))
+        return samples
 
-    def append(self, rows: Sequence[tuple[str, str, Sample]]) -> None:
-        """Write samples (prompt key, parameters key, sample), then count them; on disk before it returns."""
-        lines = []
-        for prompt, params, sample in rows:
-            known = self._samples.setdefault((prompt, params), [])
-            row: dict[str, object] = {"prompt": prompt, "params": params, "sample": len(known)}
-            row |= {"ids": sample.ids, "stop": sample.stop_id}
-            if sample.logprobs:
-                row["logprobs"] = sample.logprobs
-            lines.append(json.dumps(row, separators=(",", ":")) + "\n")
-            known.append(sample)
+    def append(self, prompt: str, params: str, first: int, samples: Sequence[Sample]) -> None:
+        """Write samples first, first + 1, ... of one prompt. They are safe once `flush` returns."""
+        if self._file is None or self._path is None:
+            return
+        places = self._lines.setdefault((prompt, params), [])
+        with writing(self._path):
+            for k, sample in enumerate(samples, start=first):
+                row: dict[str, object] = {"prompt": prompt, "params": params, "sample": k}
+                row |= {"ids": sample.ids, "stop": sample.stop_id}
+                if sample.logprobs:
+                    row["logprobs"] = sample.logprobs
+                places.append(self._end)
+                self._end += self._file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
+
+    def flush(self) -> None:
+        """Hand everything appended to the operating system: from here on a kill cannot lose it."""
         if self._file is not None and self._path is not None:
             with writing(self._path):
-                self._file.write("".join(lines))
                 self._file.flush()
 
-    def _load(self, path: Path) -> None:
-        if not path.exists():
-            return
-        end = 0
-        with path.open("rb+") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                end += len(line)
-                self._remember(path, number, line)
-            file.truncate(end)
-
-    def _remember(self, path: Path, number: int, line: bytes) -> None:
-        try:
-            row = json.loads(line)
-            known = self._samples.setdefault((row["prompt"], row["params"]), [])
-            if row["sample"] != len(known):
-                raise ValueError(f"sample {row['sample']} follows sample {len(known) - 1}")
-            known.append(Sample(tuple(row["ids"]), row["stop"], tuple(row.get("logprobs", ()))))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{path}, line {number}: damaged transcript ({error})",
-                f"keep the lines before it (head -n {number - 1}) or delete the file, and run again",
-            ) from None
+    def _index(self, path: Path, file: IO[bytes]) -> None:
+        file.seek(0)
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+                places = self._lines.setdefault((row["prompt"], row["params"]), [])
+                if row["sample"] != len(places) or not isinstance(row["ids"], list) or "stop" not in row:
+                    raise ValueError("it does not continue the samples before it")
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(
+                    f"{path}, line {number}: damaged transcript ({error})",
+                    f"keep the lines before it (head -n {number - 1}) or delete the file, and run again",
+                ) from None
+            places.append(self._end)
+            self._end += len(line)
+        file.truncate(self._end)
 
 
 @dataclass(slots=True)
@@ -225,25 +237,26 @@ def fill(
     asked: list[tuple[Rollouts, Need, str, str]] = []
     for rollouts, need in wishes:
         prompt, params = _key(rollouts, need)
-        kept = transcript.read(prompt, describe(params), rollouts.count(need.prefix, need.purpose), rollouts.missing(need))
+        name, had = describe(params), rollouts.count(need.prefix, need.purpose)
+        kept = transcript.read(prompt, name, had, rollouts.missing(need))
         rollouts.add(need.prefix, need.purpose, kept)
         spent.read += len(kept)
         if missing := rollouts.missing(need):
-            first = rollouts.count(need.prefix, need.purpose)
-            ids = rollouts.question.prompt + need.prefix
-            requests.append(Request(ids, _with_samples(params, missing, first)))
-            asked.append((rollouts, need, prompt, describe(params)))
+            params = replace(params, n=missing, first_sample=had + len(kept))
+            requests.append(Request(rollouts.question.prompt + need.prefix, params))
+            asked.append((rollouts, need, prompt, name))
     if not requests:
         return
     groups: list[list[Sample]] = [[] for _ in requests]
     for completion in sampler.generate(requests):
         groups[completion.request].append(_sample(completion, keep=not asked[completion.request][1].prefix))
-    transcript.append(
-        [(prompt, params, s) for (_, _, prompt, params), group in zip(asked, groups, strict=True) for s in group]
-    )
-    for (rollouts, need, _, _), request, group in zip(asked, requests, groups, strict=True):
+    for request, group in zip(requests, groups, strict=True):
         if len(group) != request.params.n:
             raise RunError(f"the sampler returned {len(group)} of {request.params.n} completions")
+    for (_, _, prompt, name), request, group in zip(asked, requests, groups, strict=True):
+        transcript.append(prompt, name, request.params.first_sample, group)
+    transcript.flush()
+    for (rollouts, need, _, _), group in zip(asked, groups, strict=True):
         rollouts.add(need.prefix, need.purpose, group)
         spent.sampled += len(group)
         spent.sampled_tokens += sum(len(sample.tokens) for sample in group)
@@ -270,17 +283,11 @@ def _key(rollouts: Rollouts, need: Need) -> tuple[str, SamplingParams]:
     prompt = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
     seed = hashlib.blake2b(f"{sampling.seed}/{prompt}".encode(), digest_size=6).digest()
     return prompt, SamplingParams(
-        max_tokens=1 if need.purpose == "random" else sampling.max_tokens - len(need.prefix),
+        max_tokens=1 if need.purpose == "random" else max(1, sampling.max_tokens - len(need.prefix)),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         seed=int.from_bytes(seed, "big"),
         stop_ids=sampling.stop_ids,
-    )
-
-
-def _with_samples(params: SamplingParams, n: int, first: int) -> SamplingParams:
-    return SamplingParams(
-        params.max_tokens, params.temperature, params.top_p, params.seed, n, first, params.stop_ids
     )
 
 

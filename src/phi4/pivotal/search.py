@@ -22,7 +22,7 @@ Search = Generator[list[Need], None, Result]
 Span = tuple[int, int]  # tokens i .. j-1 of a solution
 
 
-class Test(Protocol):
+class Rule(Protocol):
     """Decides between two success rates; see grading.sequential.PivotalTest."""
 
     @property
@@ -58,14 +58,15 @@ class Pivot:
 
 @dataclass(slots=True)
 class Trace:
-    """What a search tested, span by span; a span is never tested twice."""
+    """By which rule spans are tested, and what came of it; a span is never tested twice."""
 
+    rule: Rule
     tests: dict[Span, Comparison] = field(default_factory=dict)
 
 
 def compare(
     rollouts: Rollouts,
-    test: Test,
+    test: Rule,
     first: tuple[int, ...],
     second: tuple[int, ...],
     purpose: Purpose = "search",
@@ -85,31 +86,29 @@ def compare(
         n = test.next_look(n)
 
 
-def pivots(rollouts: Rollouts, solution: Solution, test: Test, trace: Trace) -> Search[list[Pivot]]:
+def pivots(rollouts: Rollouts, solution: Solution, trace: Trace) -> Search[list[Pivot]]:
     """The pivotal tokens of one solution, in order (report, steps 2 to 4)."""
-    spans = yield from subdivide(rollouts, solution, test, trace, (0, len(solution.tokens)))
+    spans = yield from subdivide(rollouts, solution, trace, (0, len(solution.tokens)))
     found = []
     for i, j in spans:
         if j - i == 1:
-            comparison = yield from _compare_ends(rollouts, solution, test, trace, (i, j))
+            comparison = yield from _compare_ends(rollouts, solution, trace, (i, j))
             if comparison.verdict == "pivotal":
                 found.append(Pivot(i, comparison))
     return found
 
 
-def subdivide(
-    rollouts: Rollouts, solution: Solution, test: Test, trace: Trace, span: Span
-) -> Search[list[Span]]:
+def subdivide(rollouts: Rollouts, solution: Solution, trace: Trace, span: Span) -> Search[list[Span]]:
     """Cut a span until each piece is a single token or does not move the success probability."""
     i, j = span
     if j - i <= 1:
         return [span] if j > i else []
-    comparison = yield from _compare_ends(rollouts, solution, test, trace, span)
+    comparison = yield from _compare_ends(rollouts, solution, trace, span)
     if comparison.verdict != "pivotal":
         return [span]
     middle = midpoint(solution, span)
-    left = yield from subdivide(rollouts, solution, test, trace, (i, middle))
-    right = yield from subdivide(rollouts, solution, test, trace, (middle, j))
+    left = yield from subdivide(rollouts, solution, trace, (i, middle))
+    right = yield from subdivide(rollouts, solution, trace, (middle, j))
     return left + right
 
 
@@ -124,10 +123,8 @@ def midpoint(solution: Solution, span: Span) -> int:
     return min(range(i + 1, j), key=lambda k: (abs(sums[k - i - 1] - half), abs(2 * k - i - j)))
 
 
-def _compare_ends(
-    rollouts: Rollouts, solution: Solution, test: Test, trace: Trace, span: Span
-) -> Search[Comparison]:
+def _compare_ends(rollouts: Rollouts, solution: Solution, trace: Trace, span: Span) -> Search[Comparison]:
     if span not in trace.tests:
         i, j = span
-        trace.tests[span] = yield from compare(rollouts, test, solution.tokens[:i], solution.tokens[:j])
+        trace.tests[span] = yield from compare(rollouts, trace.rule, solution.tokens[:i], solution.tokens[:j])
     return trace.tests[span]

@@ -1,6 +1,5 @@
 """The report's charts. Each takes typed values and a width in pixels and returns one <svg> element."""
 
-import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,12 +7,13 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.typing import HashableList
 
 from phi4.report.contents import Ablation, Evaluation, FunnelStep, MixtureRow, Point, Recall, TrainingStage
-from phi4.report.style import INK, MUTED, NARROW, PALE, bare, colour, drawing, label, to_svg
+from phi4.report.style import INK, MUTED, NARROW, PALE, RULE, bare, colour, drawing, label, to_svg
 from phi4.report.words import amount, percent, title
 
-_BINS = 240  # points drawn per curve and stage
+_BINS = 240  # points drawn over all stages of a panel
 _LANGUAGE_STAGES = ("pretrain", "midtrain", "sft")  # DPO's loss is another quantity, on an axis of its own
 
 
@@ -72,23 +72,31 @@ def ablation_chart(ablation: Ablation, width: int) -> str:
 
 
 def _dots(rows: Sequence[Row], width: int, salt: str) -> str:
-    pitch = 7 if width > NARROW else 8  # pixels between the dots of one row
+    above = width <= NARROW  # on a phone labels stand above their row, not beside it
+    pitch = 8  # pixels between the dots of one row
     tallest = max(len(row.dots) for row in rows)
-    height = 30 + len(rows) * (pitch * tallest + 15)
-    with drawing(width, height, salt) as figure:
+    row_height = pitch * tallest + (36 if above else 12)
+    with drawing(width, 30 + len(rows) * row_height, salt) as figure:
         axes = figure.subplots()
-        step = 1 / (tallest + 15 / pitch)
+        step = pitch / row_height
+        sink = 11 / row_height if above else 0.0
         for place, row in enumerate(rows):
+            if place:
+                axes.axhline(place - 0.5, color=RULE, lw=1)
             if row.bar is not None:
-                axes.barh(place, row.bar, height=0.72, color=PALE, linewidth=0)
+                axes.barh(place + sink, row.bar, height=step * (tallest + 0.8), color=PALE, linewidth=0)
             for tick in row.ticks:
-                axes.plot([tick, tick], [place - 0.3, place + 0.3], color=MUTED, lw=1.5)
+                reach = step * tallest / 3
+                axes.plot([tick, tick], [place + sink - reach, place + sink + reach], color=MUTED, lw=1.6)
+            if above:
+                axes.text(0, place - 0.5 + 13 / row_height, label(row.label), va="center", color=INK)
             for i, dot in enumerate(row.dots):
-                y = place + (i - (len(row.dots) - 1) / 2) * step
-                axes.plot([dot.low, dot.high], [y, y], color=dot.colour, lw=1.6)
-                axes.plot([dot.value], [y], "o", color=dot.colour, ms=5, mew=0)
+                y = place + sink + (i - (len(row.dots) - 1) / 2) * step
+                axes.plot([dot.low, dot.high], [y, y], color=dot.colour, lw=1.8)
+                axes.plot([dot.value], [y], "o", color=dot.colour, ms=6, mew=0)
         axes.set(xlim=(-0.012, 1.012), ylim=(len(rows) - 0.5, -0.5))
-        axes.set_yticks(range(len(rows)), [label(row.label) for row in rows], color=INK)
+        axes.set_yticks([] if above else range(len(rows)), [] if above else [label(r.label) for r in rows])
+        axes.tick_params(axis="y", labelcolor=INK)
         axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
         bare(axes, grid="x")
@@ -102,11 +110,10 @@ def loss_chart(training: Sequence[TrainingStage], width: int) -> str:
     bits = any(p.heldout_bpb is not None for stage in training for p in stage.points)
     panels = [name for name, there in (("loss", language), ("bits", bits), ("dpo", preference)) if there]
     beside = width > NARROW and "dpo" in panels and len(panels) > 1
+    shape: list[HashableList[str]] = [[name] for name in panels]
     if beside:
-        left = [[name, "dpo"] for name in panels if name != "dpo"]
-        shape, ratios = left, [3.4, 1.0]
-    else:
-        shape, ratios = [[name] for name in panels], [1.0]
+        shape = [[name, "dpo"] for name in panels if name != "dpo"]
+    ratios = [3.4, 1.0] if beside else [1.0]
     heights = [1.9 if row[0] == "loss" else 1.0 for row in shape]
     with drawing(width, round(130 * sum(heights)), "loss") as figure:
         found = figure.subplot_mosaic(shape, width_ratios=ratios, height_ratios=heights)
@@ -134,7 +141,7 @@ def loss_chart(training: Sequence[TrainingStage], width: int) -> str:
 
 def throughput_chart(training: Sequence[TrainingStage], width: int) -> str:
     """Tokens per second, and the share of the machine's measured matmul speed they use, over tokens."""
-    shape = [["tok_s", "mfu"]] if width > NARROW else [["tok_s"], ["mfu"]]
+    shape: list[HashableList[str]] = [["tok_s", "mfu"]] if width > NARROW else [["tok_s"], ["mfu"]]
     with drawing(width, 170 * len(shape), "throughput") as figure:
         found = figure.subplot_mosaic(shape)
         _curves(found["tok_s"], training, lambda p: p.tok_s)
@@ -155,8 +162,8 @@ def funnel_chart(steps: Sequence[FunnelStep], width: int) -> str:
         axes = figure.subplots()
         most = max(1, *(step.inputs for step in steps))
         for place, step in enumerate(steps):
-            axes.barh(place + 0.14, step.inputs, height=0.4, color=PALE, linewidth=0)
-            axes.barh(place + 0.14, step.kept, height=0.4, color=colour("midtrain"), linewidth=0)
+            axes.barh(place + 0.14, step.inputs, height=0.3, color=PALE, linewidth=0)
+            axes.barh(place + 0.14, step.kept, height=0.3, color=colour("midtrain"), linewidth=0)
             share = percent(step.kept / step.inputs, 1) if step.inputs else ""
             note = f"{step.kept:,} of {step.inputs:,}" + (f"  ·  {share}" if share else "")
             axes.text(0, place - 0.27, label(title(step.step)), va="center", color=INK)
@@ -169,22 +176,22 @@ def funnel_chart(steps: Sequence[FunnelStep], width: int) -> str:
 def mixture_chart(rows: Sequence[MixtureRow], width: int) -> str:
     """What share of each stage's tokens a source gives: one column of bars per stage."""
     stages = list(dict.fromkeys(row.stage for row in rows))
-    total = {source: 0 for source in dict.fromkeys(row.source for row in rows)}
+    total = dict.fromkeys((row.source for row in rows), 0)
     for row in rows:
         total[row.source] += row.tokens
     sources = sorted(total, key=lambda source: -total[source])
     share = {(row.stage, row.source): row.fraction for row in rows}
-    per_line = len(stages) if width > NARROW else min(2, len(stages))
-    lines = math.ceil(len(stages) / per_line)
-    with drawing(width, lines * (34 + 26 * len(sources)), "mixture") as figure:
-        grid = figure.subplots(lines, per_line, squeeze=False, sharey=True)
-        for place, axes in enumerate(grid.flat):
-            axes.set_axis_off()
-            if place < len(stages):
-                _share_column(axes, stages[place], sources, share)
-        for axes in grid[:, 0]:
-            axes.set_axis_on()
-            axes.set_yticks(range(len(sources)), [label(source) for source in sources], color=INK)
+    read = {stage: [source for source in sources if share.get((stage, source))] for stage in stages}
+    beside = width > NARROW  # on a phone the stages stand below each other, each with its own sources
+    lengths = [len(sources)] if beside else [len(read[stage]) + 1 for stage in stages]
+    columns = len(stages) if beside else 1
+    height = sum(34 + 26 * length for length in lengths)
+    with drawing(width, height, "mixture") as figure:
+        grid = figure.subplots(
+            len(lengths), columns, squeeze=False, sharey=beside, gridspec_kw={"height_ratios": lengths}
+        )
+        for axes, stage in zip(grid.flat, stages, strict=True):
+            _share_column(axes, stage, sources if beside else read[stage], share)
         return to_svg(figure)
 
 
@@ -198,6 +205,8 @@ def _share_column(
         note = percent(fraction) if fraction else "–"
         axes.text(fraction + 0.03 * most, place, note, va="center", color=MUTED)
     axes.set_title(title(stage), loc="left", fontsize=12, color=INK)
+    axes.set_yticks(range(len(sources)), [label(source) for source in sources])
+    axes.tick_params(axis="y", labelcolor=INK)
     axes.set(xlim=(0, most * 1.35), ylim=(len(sources) - 0.5, -0.5), xticks=[])
     bare(axes)
 
@@ -210,20 +219,22 @@ def _curves(
     dots: bool = False,
 ) -> None:
     """One curve per stage, each starting at the token count where the one before ended."""
+    total = sum(max(p.tokens for p in stage.points) for stage in training) or 1.0
     start = 0.0
     for stage in training:
+        length = max(p.tokens for p in stage.points)
         if start:
             axes.axvline(start, color=PALE, lw=1)
         known = [(start + p.tokens, y) for p in stage.points if (y := value(p)) is not None]
-        xs, ys = binned([x for x, _ in known], [y for _, y in known])
+        xs, ys = binned([x for x, _ in known], [y for _, y in known], max(12, round(_BINS * length / total)))
         axes.plot(xs, ys, color=colour(stage.name), lw=1.6, marker="o" if dots else "", ms=4, mew=0)
-        start += max((p.tokens for p in stage.points), default=0.0)
-    axes.set_xlim(0, start or 1)
+        start += length
+    axes.set_xlim(0, total)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: amount(tokens)))
     bare(axes, grid="y")
 
 
-def binned(xs: Sequence[float], ys: Sequence[float], bins: int = _BINS) -> tuple[list[float], list[float]]:
+def binned(xs: Sequence[float], ys: Sequence[float], bins: int) -> tuple[list[float], list[float]]:
     """At most `bins` points: the mean of each run of neighbours, first and last x kept in range."""
     if len(xs) <= bins:
         return list(xs), list(ys)

@@ -74,13 +74,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All scores of the model as it stood after one stage."""
+    """All scores of the model as it stood after one stage; `overall` leaves transfer families out."""
 
     stage: str
     mode: str
     level: str
     families: tuple[Score, ...]
     overall: Score | None
+    transfer: Score | None
     seconds: float | None
 
 

@@ -58,7 +58,9 @@ def read_run(folder: Path) -> Run:
     files = RunFiles(folder)
     head = files.object("run.json")
     if not head:
-        raise RunError(f"{folder / 'run.json'} cannot be read", "start the run anew with `phi4 make ... --fresh`")
+        raise RunError(
+            f"{folder / 'run.json'} cannot be read", "start the run anew with `phi4 make ... --fresh`"
+        )
     recipe = fields(head.get("recipe"))
     evaluations = _evaluations(files)
     return Run(
@@ -127,8 +129,16 @@ def _settings(recipe: Fields, provenance: Fields) -> tuple[Setting, ...]:
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
+    """Leaves by their path, named as `--set` and the provenance name them."""
+    parts: dict[str, Any] = {}
+    if isinstance(value, dict):
+        parts = value
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        names = [str(fields(item).get("name", "")) for item in value]
+        unique = [bool(name) and names.count(name) == 1 and "." not in name for name in names]
+        parts = {name if unique[i] else str(i): value[i] for i, name in enumerate(names)}
+    if parts:
+        for key, inner in parts.items():
             yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
     elif prefix:
         yield prefix, value
@@ -169,11 +179,18 @@ def _evaluations(files: RunFiles) -> tuple[Evaluation, ...]:
         if not isinstance(row, dict) or not isinstance(row.get("families"), dict):
             continue  # recall.json and whatever else lives there
         scores = [_score(k, fields(v)) for k, v in row["families"].items()]
-        overall = _score("overall", fields(row.get("overall")))
         stage = text(row, "stage") or Path(name).stem
         kept = tuple(s for s in scores if s is not None)
         found.append(
-            Evaluation(stage, text(row, "mode"), text(row, "level"), kept, overall, number(row, "seconds"))
+            Evaluation(
+                stage=stage,
+                mode=text(row, "mode"),
+                level=text(row, "level"),
+                families=kept,
+                overall=_score("overall", fields(row.get("overall"))),
+                transfer=_score("transfer", fields(row.get("transfer"))),
+                seconds=number(row, "seconds"),
+            )
         )
     known = {stage: place for place, stage in enumerate(STAGES)}
     return tuple(sorted(found, key=lambda e: (known.get(e.stage, len(known)), e.stage)))
@@ -266,8 +283,15 @@ def _sample(row: Fields) -> Sample:
 def _pivotal_summary(row: Fields) -> PivotalSummary | None:
     if not row:
         return None
-    keys = ("questions", "searched", "rollouts", "candidates", "confirmed", "undecided")
-    return PivotalSummary(*(count(row, key) for key in keys), seconds=number(row, "seconds"))
+    return PivotalSummary(
+        questions=count(row, "questions"),
+        searched=count(row, "searched"),
+        rollouts=count(row, "rollouts"),
+        candidates=count(row, "candidates"),
+        confirmed=count(row, "confirmed"),
+        undecided=count(row, "undecided"),
+        seconds=number(row, "seconds"),
+    )
 
 
 def _pair(row: Fields) -> PivotalPair:

@@ -1,7 +1,7 @@
 """How charts look: one quiet matplotlib style, drawn to SVG that belongs to the page.
 
-Charts are drawn in the light theme's colours; `to_svg` then turns every colour into the page's CSS variable, so
-one drawing serves light, dark and paper. Text stays text, in the page's own typeface.
+Charts are drawn in the light theme's colours; `to_svg` then turns every colour into the page's CSS
+variable, so one drawing serves light, dark and paper. Text stays text, in the page's own typeface.
 """
 
 import io
@@ -10,11 +10,13 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 WIDE, NARROW = 880, 350  # pixels: the page's column, and a phone's
 
@@ -25,7 +27,7 @@ OTHER_COLOUR = "#6d5fa8"
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PALE: "pale", OTHER_COLOUR: "stage-other"} | {
     colour: f"stage-{stage}" for stage, colour in STAGE_COLOURS.items()
 }
-_RC = {
+_RC: Any = {  # rcParams; their keys are a closed type that differs between matplotlib versions
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same layout on every machine
@@ -47,6 +49,7 @@ _RC = {
     "ytick.labelcolor": MUTED,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "xtick.major.pad": 6,
     "xtick.minor.size": 0,
     "ytick.minor.size": 0,
     "lines.solid_capstyle": "round",
@@ -66,9 +69,9 @@ def drawing(width: int, height: int, salt: str) -> Iterator[Figure]:
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with mpl.rc_context({**_RC, "svg.hashsalt": f"{salt}-{width}"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a glyph our font lacks is drawn by the reader's browser
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained", facecolor="none")
+        layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.03, hspace=0.03)
+        figure = Figure(figsize=(width / 72, height / 72), layout=layout, facecolor="none")
         FigureCanvasSVG(figure)
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.03, hspace=0.03)
         yield figure
 
 
@@ -97,7 +100,7 @@ def label(text: str) -> str:
     return line if len(line) <= _MAX_LABEL else f"{line[: _MAX_LABEL - 1]}…"
 
 
-def bare(axes: Axes, *, grid: str | None = None) -> None:
+def bare(axes: Axes, *, grid: Literal["x", "y"] | None = None) -> None:
     """Keep only the grid lines that help reading: "x", "y" or none."""
     axes.grid(False)
     if grid is not None:

@@ -27,6 +27,11 @@ def bare_percent(rate: float) -> str:
     return percent(rate).removesuffix(f"{NARROW_SPACE}%")
 
 
+def points(difference: float) -> str:
+    """A difference of two rates in percentage points, with its sign: "−12.4 points"."""
+    return f"{100 * difference:+.1f} points".replace("-", "\N{MINUS SIGN}")
+
+
 def duration(seconds: float) -> str:
     """Seconds as "48 s", "9 min 42 s" or "3 h 05 min"."""
     total = round(seconds)
@@ -50,5 +55,5 @@ def title(name: str) -> str:
     """A stage's or family's identifier as words: "two_step_words" -> "Two step words"."""
     if name in _TITLES:
         return _TITLES[name]
-    words = name.replace("_", " ").replace("-", " ").strip()
+    words = name.replace("_", " ").strip()
     return words[:1].upper() + words[1:]

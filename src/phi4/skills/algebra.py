@@ -53,7 +53,7 @@ def _sample(rng: random.Random, level: int) -> Params:
             c, b = b, a * x + b
         else:
             c = {"plus": a * x + b, "minus": a * x - b, "group": a * (x + b), "spread": a * (x - b)}[form]
-        natural = 0 < c < 100 and b < 100 and 0 <= d < 100
+        natural = min(c, d + 1) > 0 and max(b, c, d, c + b if form == "minus" else 0) < 100
         if x and (natural or (level == 3 and b > 0 and d >= 0 and abs(c) < 200)):
             return form, a, b, c, d, letter, swapped
 
@@ -131,7 +131,7 @@ def _check(params: Params, answer: str) -> bool:
         "over": x / Fraction(a) + b,
         "both": a * x + b,
     }[form]
-    return left == (c * x + d if form == "both" else c)
+    return bool(left == (c * x + d if form == "both" else c))
 
 
 EQUATIONS = Family(

@@ -6,9 +6,7 @@ import re
 from phi4.grading.answers import parse_number
 from phi4.skills.columns import add_lines, div_lines, mul_lines, sub_lines
 from phi4.skills.family import Family, Params, Solution
-
-NAMES = ("Ana", "Ben", "Carla", "David", "Emma", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kira", "Liam")
-THINGS = ("stamps", "shells", "books", "coins", "cards", "beads", "apples", "bricks", "seeds", "tickets")
+from phi4.skills.names import PEOPLE, THINGS
 
 _ADD_ASKS = (
     "What is {a} + {b}?",
@@ -58,7 +56,7 @@ def _digits(rng: random.Random, width: int) -> int:
 
 def _worded(asks: tuple[str, ...], params: Params, phrasing: int, rng: random.Random) -> str:
     a, b = params
-    return asks[phrasing].format(a=a, b=b, name=rng.choice(NAMES), things=rng.choice(THINGS))
+    return asks[phrasing].format(a=a, b=b, name=rng.choice(PEOPLE), things=rng.choice(THINGS))
 
 
 def _sample_pair(rng: random.Random, level: int) -> Params:
@@ -79,8 +77,8 @@ def _sample_by_digit(rng: random.Random, level: int) -> Params:
 
 
 def _sample_division(rng: random.Random, level: int) -> Params:
-    """A dividend of 2, 3 or 4-5 digits and a divisor from 2 to 9."""
-    width = rng.choice({1: (2,), 2: (3,), 3: (4, 5)}[level])
+    """A dividend of 2, 2-3 or 4-5 digits and a divisor from 2 to 9."""
+    width = rng.choice({1: (2,), 2: (2, 3, 3, 3), 3: (4, 5)}[level])
     return _digits(rng, width), rng.randrange(2, 10)
 
 
@@ -128,13 +126,13 @@ def _check_product(params: Params, answer: str) -> bool:
 
 
 def _check_quotient(params: Params, answer: str) -> bool:
-    """Quotient times divisor plus remainder must give the dividend back, with the remainder below the divisor."""
+    """Quotient times divisor plus remainder gives the dividend back; the remainder is below the divisor."""
     a, b = params
     match = _QUOTIENT.fullmatch(answer.strip())
     if match is None:
         return False
     quotient, remainder = int(match[1]), int(match[2] or 0)
-    return quotient * b + remainder == a and remainder < b
+    return bool(quotient * b + remainder == a and remainder < b)
 
 
 ADDITION = Family(
@@ -176,7 +174,7 @@ MULTIPLICATION = Family(
 DIVISION = Family(
     name="division",
     title="Long division by one digit",
-    levels=("2 digits by one digit", "3 digits by one digit", "4 and 5 digits by one digit"),
+    levels=("2 digits by one digit", "2 and 3 digits by one digit", "4 and 5 digits by one digit"),
     kind="text",
     phrasings=len(_DIV_ASKS),
     sample=_sample_division,

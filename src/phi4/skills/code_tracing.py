@@ -31,7 +31,7 @@ def _apply(left: int, op: str, right: int) -> int:
 def _easy(left: int, op: str, right: int) -> bool:
     """Can the operation be done in one step: an operand below ten, and a result from 0 to 99?"""
     if op == "*":
-        return 2 <= min(left, right) and max(left, right) <= 10
+        return min(left, right) >= 2 and max(left, right) <= 10
     return (right < 10 or (op == "+" and left < 10)) and 0 <= _apply(left, op, right) <= _LARGEST
 
 
@@ -69,54 +69,64 @@ def _run(statement: Statement, state: list[int]) -> None:
 
 
 def _sample(rng: random.Random, level: int) -> Params:
-    variables = 2 if level == 1 else rng.choice((2, 2, 3))
+    variables = rng.choice((2, 2, 3)) if level == 2 else 2
     state = [rng.randint(2, 12) for _ in range(variables)]
     program: list[Statement] = [("set", var, value) for var, value in enumerate(state)]
-    updates = {1: 2, 2: rng.randint(2, 3) if variables == 3 else rng.randint(3, 4), 3: 4}[level]
-    branch = rng.randrange(updates) if level > 1 and rng.random() < (0.6 if level == 2 else 0.5) else -1
+    updates = {1: 2, 2: rng.randint(2, 3) if variables == 3 else rng.randint(3, 4), 3: 3}[level]
+    branch = rng.randrange(updates) if level > 1 and rng.random() < 0.6 else -1
     loop = rng.choice([place for place in range(updates) if place != branch]) if level == 3 else -1
     for place in range(updates):
         if place == branch:
-            program.append(_branch(rng, state))
+            program.append(_branch(rng, state, 0.7 if level == 2 else 0.0))
         elif place == loop:
-            program.append(_loop(rng, state))
+            program.append(_loop(rng, state, 3 if branch < 0 else 2))
         else:
-            program.append(_draw_update(rng, state))
-            _run(program[-1], state)
-    last = program[-1]
-    asked = last[1] if last[0] in ("aug", "let") else rng.randrange(variables)
-    if rng.random() < 0.3:
-        asked = rng.randrange(variables)
+            update = _draw_update(rng, state)
+            while update == program[-1]:
+                update = _draw_update(rng, state)
+            program.append(update)
+            _run(update, state)
+    # Ask for a variable that the program changes, mostly the one it changes last.
+    changed = [_changes(statement) for statement in program[variables:]]
+    asked = changed[-1] if rng.random() < 0.7 else rng.choice(changed)
     return tuple(rng.sample(VARIABLES, variables)), tuple(program), asked
 
 
-def _branch(rng: random.Random, state: list[int]) -> Statement:
-    """An if, mostly with an else; both sides change the same variable, and each is easy if it is taken."""
+def _changes(statement: Statement) -> int:
+    """The variable that an update or a block changes."""
+    inner = {"if": 4, "for": 2}.get(statement[0])
+    return int(statement[1] if inner is None else statement[inner][1])
+
+
+def _branch(rng: random.Random, state: list[int], with_else: float) -> Statement:
+    """An if, with that chance of an else; both sides change the same variable, each by an easy operation."""
     var = rng.randrange(len(state))
     relation = rng.choice(_RELATIONS)
     bound = max(2, state[var] + rng.choice((-6, -4, -3, -2, -1, 1, 2, 3, 4, 6)))
     changed = rng.randrange(len(state))
     then = _draw_update(rng, state, changed)
-    otherwise = _draw_update(rng, state, changed) if rng.random() < 0.7 else None
+    otherwise = _draw_update(rng, state, changed) if rng.random() < with_else else None
+    while otherwise == then:
+        otherwise = _draw_update(rng, state, changed)
     taken = then if _holds(state[var], relation, bound) else otherwise
     if taken is not None:
         _run(taken, state)
     return "if", var, relation, bound, then, otherwise
 
 
-def _loop(rng: random.Random, state: list[int]) -> Statement:
-    """Two or three rounds of one update that stays easy in every round."""
+def _loop(rng: random.Random, state: list[int], most: int) -> Statement:
+    """Two rounds or up to `most` of one update that stays easy in every round."""
     while True:
-        rounds = rng.randint(2, 3)
+        rounds = rng.randint(2, most)
         trial = list(state)
         body = _draw_update(rng, trial)
-        fits = True
-        for _ in range(rounds):
-            left = trial[body[1]] if body[0] == "aug" else _value(body[2], trial)
-            fits = fits and _easy(left, body[-2], _value(body[-1], trial))
-            if fits:
-                _run(body, trial)
-        if fits:
+        if body[0] != "aug":  # an assignment would do the same in every round
+            continue
+        done = 0
+        while done < rounds and _easy(trial[body[1]], body[2], _value(body[3], trial)):
+            _run(body, trial)
+            done += 1
+        if done == rounds:
             state[:] = trial
             return "for", rounds, body
 
@@ -191,7 +201,7 @@ def _trace(program: tuple[Statement, ...], state: list[int], names: tuple[str, .
             holds = _holds(state[var], relation, bound)
             yield f"{_line(statement, names)} {state[var]}{relation}{bound} {'yes' if holds else 'no'}"
             if holds:
-                yield _traced(then, state, names)
+                yield f"then: {_traced(then, state, names)}"
             elif otherwise is not None:
                 yield f"else: {_traced(otherwise, state, names)}"
         elif statement[0] == "for":
@@ -203,12 +213,13 @@ def _solve(params: Params, rng: random.Random) -> Solution:
     names, program, asked = params
     state = [statement[2] for statement in program if statement[0] == "set"]
     start = "Start: " + ", ".join(f"{name}={value}" for name, value in zip(names, state, strict=True))
-    return Solution((start, *_trace(program, state, names)), str(state[asked]))
+    lines = list(_trace(program, state, names))
+    return Solution((start, *lines, f"End: {names[asked]}={state[asked]}"), str(state[asked]))
 
 
 def _check(params: Params, answer: str) -> bool:
     """By running the program; its text is rebuilt from numbers and fixed words, with no builtin but range."""
-    names, program, asked = params
+    names, _, asked = params
     if not set(names) <= set(VARIABLES):
         return False
     scope: dict[str, Any] = {"__builtins__": {"range": range}}
@@ -222,7 +233,7 @@ CODE_TRACING = Family(
     levels=(
         "4 assignments",
         "4-6 statements, some with if and else",
-        "6-7 statements with a short loop",
+        "5 statements with a short loop",
     ),
     kind="integer",
     phrasings=6,

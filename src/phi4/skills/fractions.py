@@ -18,7 +18,7 @@ _FRACTION_ASKS = (
 )
 _FRACTION_WORDS = {
     "+": ("Add {x} and {y}.", "One jug holds {x} l of water, another {y} l. How many litres is that?"),
-    "-": ("Subtract {y} from {x}.", "A jug holds {x} l of water and {y} l is poured out. How many litres are left?"),
+    "-": ("Subtract {y} from {x}.", "Of {x} l of water, {y} l is poured out. How many litres are left?"),
 }
 _PERCENT_ASKS = {
     "of": (
@@ -61,14 +61,14 @@ def _reduced(rng: random.Random, largest: int) -> tuple[int, int]:
 
 
 def _sample_fractions(rng: random.Random, level: int) -> Params:
-    """(op, n1, d1, n2, d2), both reduced, unlike denominators, every number of the working below the bound."""
-    largest, common, bound = {1: (8, 24, 50), 2: (12, 60, 100), 3: (15, 120, 200)}[level]
+    """(op, n1, d1, n2, d2): both reduced, unlike denominators, expanded numerators below the bound."""
+    largest, common, bound = {1: (8, 24, 50), 2: (12, 72, 100), 3: (15, 120, 200)}[level]
     while True:
         (n1, d1), (n2, d2) = _reduced(rng, largest), _reduced(rng, largest)
         lcm = math.lcm(d1, d2)
         if d1 == d2 or lcm > common or (level == 1 and lcm != max(d1, d2)):
             continue
-        if n1 * (lcm // d1) + n2 * (lcm // d2) >= bound:
+        if max(n1 * (lcm // d1), n2 * (lcm // d2)) >= bound:
             continue
         if rng.random() < 0.5:
             return "+", n1, d1, n2, d2
@@ -97,13 +97,12 @@ def _solve_fractions(params: Params, rng: random.Random) -> Solution:
     """
     op, n1, d1, n2, d2 = params
     large, common = max(d1, d2), math.lcm(d1, d2)
-    task = f"{n1}/{d1}{op}{n2}/{d2}"
-    multiples = ", ".join(str(multiple) for multiple in range(large, common + 1, large))
+    multiples = " ".join(str(multiple) for multiple in range(large, common + 1, large))
     e1, e2 = n1 * (common // d1), n2 * (common // d2)
     top = e1 + e2 if op == "+" else e1 - e2
     shared = [prime for prime in (2, 3, 5, 7) if d1 % prime == 0 and d2 % prime == 0]
     lines = [
-        task,
+        f"{n1}/{d1}{op}{n2}/{d2}",
         f"multiples of {large}: {multiples}",
         f"{common}/{d1}={common // d1}, {n1}*{common // d1}={e1}",
         f"{common}/{d2}={common // d2}, {n2}*{common // d2}={e2}",
@@ -116,7 +115,6 @@ def _solve_fractions(params: Params, rng: random.Random) -> Solution:
             lines.append(f"cancel {prime} in {top}/{bottom}: {top // prime}/{bottom // prime}")
             top, bottom = top // prime, bottom // prime
         lines.append(f"cancel {prime} in {top}/{bottom}: no")
-    lines.append(f"so {task}={top}/{bottom}")
     return Solution(tuple(lines), f"{top}/{bottom}")
 
 
@@ -131,9 +129,9 @@ def _check_fractions(params: Params, answer: str) -> bool:
 
 def _unit(percent: int, n: int) -> int | None:
     """The percentage to go through (1, 5 or 10) so that the rest is one multiplication by one digit."""
-    if percent % 10 == 0 and 10 < percent < 100 and n % 10 == 0:
+    if percent % 10 == 0 and percent < 100 and n % 10 == 0:
         return 10
-    if percent % 5 == 0 and 5 < percent < 50 and n % 20 == 0:
+    if percent % 5 == 0 and percent < 50 and n % 20 == 0:
         return 5
     if n % 100 == 0 and 100 < n < 1000:
         return 1
@@ -148,12 +146,11 @@ def _sample_percentages(rng: random.Random, level: int) -> Params:
         if level == 1:
             unit = rng.choice((5, 10))
         largest = {1: 400, 2: 1990, 3: 9990}[level]
-        n = 100 * rng.randrange(2, 10) if unit == 1 else 2 * unit * rng.randrange(1, largest // (2 * unit) + 1)
-        if unit == 10 and rng.random() < 0.5:
-            n = 10 * rng.randrange(2, largest // 10 + 1)
-        p = unit * rng.randrange(1, (99 if level < 3 or unit > 1 else 400) // unit + 1)
+        multiple = {1: 100, 5: 20, 10: 10}[unit]
+        n = multiple * rng.randrange(1, (999 if unit == 1 else largest) // multiple + 1)
+        p = unit * rng.randrange(1, 99 // unit + 1)
         target = _target(kind, p)
-        if target > 0 and n >= 20 and _unit(target, n) is not None:
+        if target > 0 and target not in (5, 10) and n >= 20 and _unit(target, n) is not None:
             return kind, p, n
 
 
@@ -170,17 +167,14 @@ def _solve_percentages(params: Params, rng: random.Random) -> Solution:
     kind, p, n = params
     target = _target(kind, p)
     unit = _unit(target, n)
-    if kind == "of":
-        lines = [f"{p}% of {n}"]
-    else:
-        lines = [f"100{'+' if kind == 'up' else '-'}{p}={target}", f"{target}% of {n}"]
+    lines = [] if kind == "of" else [f"100{'+' if kind == 'up' else '-'}{p}={target}"]
     if unit == 1:
         lines += [f"1% of {n}={n // 100}", *mul_lines(target, n // 100)]
     elif unit == 10:
         lines += [f"10% of {n}={n // 10}", f"{target}/10={target // 10}", *mul_lines(n // 10, target // 10)]
     else:
-        half = f"5% of {n}={n // 10}/2={n // 20}"
-        lines += [f"10% of {n}={n // 10}", half, f"{target}/5={target // 5}", *mul_lines(n // 20, target // 5)]
+        lines += [f"10% of {n}={n // 10}", f"5% of {n}={n // 10}/2={n // 20}"]
+        lines += [f"{target}/5={target // 5}", *mul_lines(n // 20, target // 5)]
     return Solution(tuple(lines), str(n * target // 100))
 
 
@@ -189,7 +183,7 @@ def _check_percentages(params: Params, answer: str) -> bool:
     kind, p, n = params
     given = parse_number(answer)
     part = Fraction(p, 100) * n
-    return given == {"of": part, "up": n + part, "down": n - part}[kind]
+    return bool(given == {"of": part, "up": n + part, "down": n - part}[kind])
 
 
 FRACTIONS = Family(

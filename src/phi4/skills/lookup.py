@@ -97,7 +97,11 @@ def recall_document(rng: random.Random, n_pairs: int) -> tuple[str, str, int]:
         raise ValueError(f"a recall document holds 1 to {len(KEYS)} pairs, not {n_pairs}")
     pairs = _pairs(rng, n_pairs, 999)
     key, value = rng.choice(pairs)
-    return "Here is a list of codes: " + ", ".join(f"{word}={number}" for word, number in pairs) + ".", key, value
+    return (
+        "Here is a list of codes: " + ", ".join(f"{word}={number}" for word, number in pairs) + ".",
+        key,
+        value,
+    )
 
 
 def recall_question(key: str) -> str:

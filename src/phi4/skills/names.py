@@ -1,4 +1,4 @@
-"""The people and things of our problems: short lists, so that a small vocabulary is enough for every story."""
+"""The people and things of our problems: short lists, so that a small vocabulary will do."""
 
 PEOPLE = (
     "Ana", "Ben", "Cleo", "Dan", "Ella", "Finn", "Gia", "Hugo", "Iris", "Jack",

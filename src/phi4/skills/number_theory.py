@@ -20,7 +20,7 @@ _ASKS = {
         "Find lcm({a}, {b}).",
         "Compute the lcm of {a} and {b}.",
         "Which is the smallest number that both {a} and {b} divide?",
-        "One bus leaves every {a} minutes, another every {b}. After how many minutes do both leave together again?",
+        "One bus leaves every {a} minutes, another every {b}. After how many minutes do both leave together?",
         "What is the smallest common multiple of {a} and {b}?",
     ),
     "remainder": (
@@ -40,8 +40,7 @@ _ASKS = {
         "Write {a} as a product of primes.",
     ),
 }
-_KINDS = ("gcd", "gcd", "gcd", "remainder", "remainder", "remainder", "lcm", "factors")
-_PRIMES = (2, 3, 5, 7, 11, 13)
+_KINDS = ("gcd", "gcd", "gcd", "gcd", "remainder", "remainder", "remainder", "remainder", "lcm", "factors")
 
 
 def _euclid_steps(a: int, b: int) -> int:
@@ -64,16 +63,16 @@ def _prime_factors(n: int) -> list[int]:
 
 
 def _sample(rng: random.Random, level: int) -> Params:
-    """("gcd" or "lcm", a, b) with a > b, ("remainder", a, b) with b one digit, or ("factors", n)."""
+    """("gcd" or "lcm", a, b) with a > b, ("remainder", a, b) with b from 5 to 9, or ("factors", n)."""
     kind = rng.choice(("gcd", "remainder") if level == 1 else _KINDS)
     bound = {1: 40, 2: 100, 3: 200}[level]
     if kind == "remainder":
-        return kind, rng.randrange(10 ** level, 10 ** (level + 1)), rng.randrange(3, 10)
+        return kind, rng.randrange(10**level, 10 ** (level + 1)), rng.randrange(5, 10)
     while True:
         if kind == "gcd":
-            divisor = rng.randrange(2, bound // 4)
+            divisor = rng.randrange(2, 16)
             a, b = (divisor * rng.randrange(1, bound // divisor + 1) for _ in range(2))
-            if b < a < bound and _euclid_steps(a, b) <= 4:
+            if b < a < bound and math.gcd(a, b) == divisor and _euclid_steps(a, b) in (2, 3, 4):
                 return kind, a, b
         elif kind == "lcm":
             a, b = rng.randrange(4, 31), rng.randrange(3, 31)
@@ -81,8 +80,13 @@ def _sample(rng: random.Random, level: int) -> Params:
                 return kind, a, b
         else:
             n = rng.randrange(12, 2 * bound)
-            if 3 <= len(factors := _prime_factors(n)) and factors[-1] <= 13:
+            if len(factors := _prime_factors(n)) >= 3 and factors[-1] <= 13:
                 return kind, n
+
+
+def _canonical(params: Params) -> Params:
+    kind, *numbers = params
+    return (kind, *sorted(numbers)) if kind in ("gcd", "lcm") else params
 
 
 def _ask(params: Params, phrasing: int, rng: random.Random) -> str:
@@ -141,17 +145,17 @@ def _check(params: Params, answer: str) -> bool:
         return given == max(d for d in range(1, b + 1) if a % d == 0 and b % d == 0)
     if kind == "lcm":
         return given == next(multiple for multiple in range(b, a * b + 1, b) if multiple % a == 0)
-    return 0 <= given < b and any((a - given) == b * times for times in ((a - given) // b,))
+    return bool(given == a - max(range(0, a + 1, b)))
 
 
 NUMBER_THEORY = Family(
     name="number_theory",
     title="Divisors, multiples, remainders, prime factors",
-    levels=("two digits, gcd and remainders", "gcd, lcm, remainders of 3 digits, prime factors", "larger numbers"),
+    levels=("gcd and remainders of 2 digits", "gcd, lcm, remainders of 3 digits, prime factors", "larger"),
     kind="set",
     phrasings=len(_ASKS["gcd"]),
     sample=_sample,
-    canonical=lambda params: params,
+    canonical=_canonical,
     ask=_ask,
     solve=_solve,
     check=_check,

@@ -5,6 +5,7 @@ say what they do, take two more.
 """
 
 import random
+from itertools import pairwise
 
 from phi4.skills.family import Family, Params, Solution
 
@@ -28,7 +29,7 @@ def _sample(rng: random.Random, level: int) -> Params:
         start = rng.randrange(1, {1: 20, 2: 80, 3: 300}[level])
         first = rng.randrange(low, most + 1) * (1 if rng.random() < 0.7 else -1)
         if rule == "constant":
-            steps = [first] * 6
+            steps = [first] * 5
         elif rule == "alternating":
             second = rng.randrange(low, most + 1) * (1 if rng.random() < 0.5 else -1)
             if second == first:
@@ -36,12 +37,11 @@ def _sample(rng: random.Random, level: int) -> Params:
             steps = [first, second] * 3
         elif rule == "growing":
             change = rng.randrange(1, 7)
-            steps = [abs(first) + change * position for position in range(6)]
+            steps = [abs(first) + change * position for position in range(5)]
         else:
             ratio = rng.choice((2, 2, 2, 3))
-            steps = [rng.randrange(1, 7) * ratio**position for position in (0,)]
-            while len(steps) < 5:
-                steps.append(steps[-1] * ratio)
+            smallest = rng.randrange(1, 7)
+            steps = [smallest * ratio**position for position in range(5)]
         terms = [start]
         for step in steps:
             terms.append(terms[-1] + step)
@@ -51,39 +51,30 @@ def _sample(rng: random.Random, level: int) -> Params:
 
 def _solve(params: Params, rng: random.Random) -> Solution:
     rule, terms = params
-    steps = [after - before for before, after in zip(terms, terms[1:], strict=False)]
-    lines = [
-        f"{after}-{before}={step}" for before, after, step in zip(terms, terms[1:], steps, strict=False)
-    ]
-    lines = [", ".join(lines)]
-    last, found, working = terms[-1], [], []
-    if rule == "constant":
-        lines.append(f"steps all {steps[0]}")
-    elif rule == "alternating":
-        lines.append(f"steps repeat {steps[0]}, {steps[1]}")
-    elif rule == "growing":
-        lines.append(f"steps grow by {steps[1] - steps[0]}")
-    else:
-        lines.append(f"steps times {steps[1] // steps[0]}")
+    steps = [after - before for before, after in pairwise(terms)]
+    shown = [f"{after}-{before}={after - before}" for before, after in pairwise(terms)]
+    change, ratio = steps[1] - steps[0], steps[1] // steps[0]
+    said = {
+        "constant": f"steps all {steps[0]}",
+        "alternating": f"steps repeat {steps[0]}, {steps[1]}",
+        "growing": f"steps grow by {change}",
+        "multiplying": f"steps times {ratio}",
+    }
+    lines, found = [", ".join(shown), said[rule]], [terms[-1]]
     for _ in range(2):
-        if rule == "constant":
-            step = steps[-1]
-        elif rule == "alternating":
-            step = steps[-2]
-        elif rule == "growing":
-            step = steps[-1] + steps[1] - steps[0]
-            working.append(f"{steps[-1]}+{steps[1] - steps[0]}={step}")
+        working = ""
+        if rule == "growing":
+            working = f"{steps[-1]}+{change}={steps[-1] + change}, "
+            steps.append(steps[-1] + change)
+        elif rule == "multiplying":
+            working = f"{steps[-1]}*{ratio}={steps[-1] * ratio}, "
+            steps.append(steps[-1] * ratio)
         else:
-            step = steps[-1] * (steps[1] // steps[0])
-            working.append(f"{steps[-1]}*{steps[1] // steps[0]}={step}")
-        sign = "+" if step >= 0 else "-"
-        working.append(f"{last}{sign}{abs(step)}={last + step}")
-        last += step
-        steps.append(step)
-        found.append(last)
-        lines.append(", ".join(working))
-        working = []
-    return Solution(tuple(lines), ", ".join(map(str, found)))
+            steps.append(steps[-2] if rule == "alternating" else steps[-1])
+        before, step = found[-1], steps[-1]
+        lines.append(f"{working}{before}{'+' if step >= 0 else '-'}{abs(step)}={before + step}")
+        found.append(before + step)
+    return Solution(tuple(lines), f"{found[1]}, {found[2]}")
 
 
 def _check(params: Params, answer: str) -> bool:
@@ -97,15 +88,12 @@ def _check(params: Params, answer: str) -> bool:
     if rule == "constant":  # each term is the mean of its neighbours
         return all(2 * t[i] == t[i - 1] + t[i + 1] for i in range(1, last))
     if rule == "alternating":  # every other term moves by the same amount
-        return all(2 * t[i] == t[i - 2] + t[i + 2] for i in range(2, last - 1)) and (
-            t[last] - t[last - 2] == t[3] - t[1] == t[last - 1] - t[last - 3]
-        )
+        return all(t[i + 2] - t[i] == t[2] - t[0] for i in range(last - 1))
     if rule == "growing":  # third differences vanish
         return all(t[i + 3] - 3 * t[i + 2] + 3 * t[i + 1] - t[i] == 0 for i in range(last - 2))
     # multiplying: neighbouring steps are in one proportion
-    return all(
-        (t[i + 1] - t[i]) * (t[2] - t[1]) == (t[i + 2] - t[i + 1]) * (t[1] - t[0]) * 1 for i in range(0)
-    ) and all((t[i + 2] - t[i + 1]) * (t[1] - t[0]) == (t[i + 1] - t[i]) * (t[2] - t[1]) for i in range(last - 1))
+    first, second = t[1] - t[0], t[2] - t[1]
+    return all((t[i + 2] - t[i + 1]) * first == (t[i + 1] - t[i]) * second for i in range(last - 1))
 
 
 SEQUENCES = Family(

@@ -9,7 +9,7 @@ import random
 from phi4.skills.family import Family, Params, Solution
 from phi4.skills.names import PEOPLE
 
-_SHAPES = {1: (2, 4, 12), 2: (3, 5, 20), 3: (4, 6, 60)}  # level: smallest set, largest set, largest element
+_SHAPES = {1: (2, 4, 12), 2: (3, 5, 20), 3: (3, 5, 60)}  # level: smallest set, largest set, largest element
 _SYMMETRIC = ("union", "intersection", "symmetric difference")
 
 
@@ -82,7 +82,9 @@ def _ask(params: Params, phrasing: int, rng: random.Random) -> str:
     )[phrasing]
 
 
-def _walk(elements: tuple[int, ...], other: tuple[int, ...], keep_common: bool) -> tuple[list[str], list[int]]:
+def _walk(
+    elements: tuple[int, ...], other: tuple[int, ...], keep_common: bool
+) -> tuple[list[str], list[int]]:
     """One line per element, in or out of `other`, with the list kept so far."""
     lines: list[str] = []
     kept: list[int] = []
@@ -98,13 +100,13 @@ def _solve(params: Params, rng: random.Random) -> Solution:
     operation, first, second = params
     if operation == "intersection":
         lines, kept = _walk(first, second, True)
-        return Solution(("Of the first, keep what is in the second.", *lines), braces(kept))
+        return Solution(("First and second:", *lines), braces(kept))
     own_second, kept_second = _walk(second, first, False)
-    of_second = ("Of the second, keep what is not in the first.", *own_second)
+    of_second = ("Second without first:", *own_second)
     if operation == "union":
         return Solution((*of_second, "Join it to the first."), braces([*first, *kept_second]))
     own_first, kept_first = _walk(first, second, False)
-    of_first = ("Of the first, keep what is not in the second.", *own_first)
+    of_first = ("First without second:", *own_first)
     if operation == "difference":
         return Solution(of_first, braces(kept_first))
     return Solution((*of_first, *of_second, "Join both."), braces([*kept_first, *kept_second]))
@@ -127,7 +129,7 @@ SETS = Family(
     levels=(
         "sets of 2-4 numbers up to 12",
         "sets of 3-5 numbers up to 20",
-        "sets of 4-6 numbers up to 60",
+        "sets of 3-5 numbers up to 60",
     ),
     kind="set",
     phrasings=7,

@@ -6,9 +6,9 @@ Training never sees this family: it shows whether the pieces learned elsewhere c
 import random
 
 from phi4.grading.answers import parse_number
-from phi4.skills.arithmetic import NAMES
 from phi4.skills.columns import div_lines, sum_lines
 from phi4.skills.family import Family, Params, Solution
+from phi4.skills.names import PEOPLE
 
 _ASKS = (
     "What is the average of {list}?",
@@ -22,16 +22,20 @@ _ASKS = (
 
 def _sample(rng: random.Random, level: int) -> Params:
     """Three or four numbers whose mean is whole; the last is chosen so that the count divides the sum."""
-    count = 3 if level == 1 else rng.choice((3, 3, 4))
-    low, high = {1: (2, 20), 2: (20, 140 if count == 3 else 60), 3: (100, 400 if count == 3 else 200)}[level]
-    numbers = [rng.randrange(low, high) for _ in range(count)]
-    numbers[-1] += -sum(numbers) % count
+    three, four = [range(20, 90)] * 3, [range(12, 33)] * 4
+    spans = {
+        1: [range(2, 20)] * 3,
+        2: rng.choice((three, three, four)),
+        3: [range(50, 98), range(50, 98), range(100, 400)],
+    }
+    numbers = [rng.choice(span) for span in spans[level]]
+    numbers[-1] += -sum(numbers) % len(numbers)
     return tuple(numbers)
 
 
 def _ask(params: Params, phrasing: int, rng: random.Random) -> str:
     listed = ", ".join(map(str, params[:-1])) + f" and {params[-1]}"
-    return _ASKS[phrasing].format(list=listed, n=len(params), name=rng.choice(NAMES))
+    return _ASKS[phrasing].format(list=listed, n=len(params), name=rng.choice(PEOPLE))
 
 
 def _solve(params: Params, rng: random.Random) -> Solution:
@@ -51,7 +55,7 @@ def _check(params: Params, answer: str) -> bool:
 AVERAGES = Family(
     name="averages",
     title="Averages (never trained on)",
-    levels=("three numbers to 20", "three or four numbers of 2 and 3 digits", "numbers of 3 digits"),
+    levels=("three numbers to 20", "three or four numbers of 2 digits", "three numbers, one of 3 digits"),
     kind="number",
     phrasings=len(_ASKS),
     sample=_sample,

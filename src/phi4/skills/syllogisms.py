@@ -66,7 +66,7 @@ def _ask(params: Params, phrasing: int, rng: random.Random) -> str:
     fact = f"{person} is a {nouns[start]}."
     return (
         f"{told} {fact} List every kind that {person} {'must' if must else 'cannot'} be.",
-        f"{told} {fact} What {'must' if must else 'can'} {person} {'be' if must else 'not be'}? List all of it.",
+        f"{told} {fact} What {'must' if must else 'can'} {person} {'be' if must else 'not be'}? List all.",
         f"{fact} {told} What is {person} {'for sure' if must else 'surely not'}? Name every kind.",
         f"{fact} {told} Name all groups to which {person} {'must' if must else 'cannot'} belong.",
         f"It is known: {told} Also, {fact} Which kinds {'follow' if must else 'are ruled out'} for {person}?",

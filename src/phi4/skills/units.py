@@ -111,7 +111,7 @@ def _solve(params: Params, rng: random.Random) -> Solution:
 
 
 def _singular(unit: str) -> str:
-    return {"dollars": "dollar", "days": "day", "weeks": "week", "years": "year", "feet": "foot"}.get(unit, unit)
+    return "foot" if unit == "feet" else unit.removesuffix("s")
 
 
 def _check(params: Params, answer: str) -> bool:

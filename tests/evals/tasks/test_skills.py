@@ -1,11 +1,11 @@
 """The frozen set: held-out, distinct, in index order, the same for everyone."""
 
 import pytest
-from tests.evals.fakes import SUMS, document
 
 from phi4.evals.tasks.skills import answer_line_end, question_stub, skill_scorer, skill_task
 from phi4.skills.family import Problem
 from phi4.skills.split import held_out
+from tests.evals.fakes import SUMS, document
 
 
 def test_items_are_distinct_held_out_problems_in_index_order() -> None:

@@ -165,8 +165,8 @@ _UNKNOWN = (
     ),
     *_combine(("Tell me about ", "Tell me the capital of ", "Show me a map of "), _PLACES, (".",)),
     *_combine(
-        ("What is the weather in ", "Will it rain tomorrow in ", "How warm is it now in ", "What can I see in ",
-         "Where can I eat in ", "What happened today in "),
+        ("What is the weather in ", "Will it rain tomorrow in ", "How warm is it now in ",
+         "What can I see in ", "Where can I eat in ", "What happened today in "),
         _CITIES, ("?",),
     ),
     *_combine(
@@ -183,7 +183,8 @@ _UNKNOWN = (
         _LANGUAGES, ("?",),
     ),
     *_combine(
-        ("Who wrote the Bible", "Who wrote this book", "Who painted the Mona Lisa", "Who invented the telephone",
+        ("Who wrote the Bible", "Who wrote this book", "Who painted the Mona Lisa",
+         "Who invented the telephone",
          "Who won the football match yesterday", "Who is the best singer", "Who is the richest person",
          "Who was the first person on the moon", "Who built the pyramids", "Who discovered America",
          "What is the latest news", "What is in the news today", "What happened yesterday",
@@ -252,7 +253,8 @@ _WORDINGS: dict[Kind, tuple[str, ...]] = {
         ("", "Hello, ", "Tell me: ", "One question: "),
         ("Who are you", "What are you", "What is your name", "Who made you", "Who built you",
          "Are you a robot", "Are you a person", "Are you human", "Are you ChatGPT", "Are you Phi-4",
-         "Is your name {name}", "What is {name}", "What kind of model are you", "How big are you", "Where do you come from"),
+         "Is your name {name}", "What is {name}", "What kind of model are you", "How big are you",
+         "Where do you come from"),
         ("?",),
     ),
     "capabilities": (

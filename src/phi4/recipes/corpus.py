@@ -1,0 +1,480 @@
+"""The data of a run: sources and problems -> verified and curated records -> tokenizer -> packed rows.
+
+Every step is in the ledger. What is written here is a pure function of the recipe, the project's version and
+the texts on the machine, whatever the number of workers.
+"""
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from phi4.data.curate import Curation, curate
+from phi4.data.decontaminate import EvaluationIndex
+from phi4.data.dedup import Quotas
+from phi4.data.ledger import Ledger, Step, funnel
+from phi4.data.mixture import mix
+from phi4.data.organic.documents import documents
+from phi4.data.organic.sources import (
+    OrganicSource,
+    collect,
+    pydoc_topics,
+    stdlib_docstrings,
+    stdlib_modules,
+    textbook,
+)
+from phi4.data.pack import PackedSet, Tokens, pack
+from phi4.data.record import (
+    Lineage,
+    Record,
+    Text,
+    derived_record,
+    plain_text,
+    read_records,
+    root_id,
+    root_record,
+    write_records,
+)
+from phi4.data.synthetic.problems import Draw, Page, draw_problems
+from phi4.data.synthetic.smalltalk import smalltalk
+from phi4.data.synthetic.textbook import problem_document
+from phi4.evals.task import Task
+from phi4.evals.tasks.skills import skill_tasks
+from phi4.recipes.recipe import Recipe, Share, Stage
+from phi4.run.files import write_json
+from phi4.run.folder import RunFolder, fingerprint
+from phi4.skills.catalog import family
+from phi4.skills.family import STANDARD
+from phi4.skills.lookup import recall_document, recall_question, recall_solution
+from phi4.skills.split import distinct_problems
+from phi4.text.chat import Conversation, Message, render
+from phi4.text.tokenizer import Tokenizer, train_tokenizer
+
+LICENCE = "MIT"  # of everything the project writes itself, but for the CC0 textbook
+SFT_START = 10_000_000  # first problem index of the conversations: none is also a page of pretraining
+_CHUNK = 1_000  # problems per unit of parallel work
+_TOKENIZER_BYTES = 6_000_000
+SHORT_SKILLS = ("arithmetic", "fractions", "equations", "sequences", "word problems", "logic", "code tracing")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Records by the name under which a mixture draws them."""
+
+    by_name: Mapping[str, tuple[Record, ...]]
+
+
+def organic_sources(recipe: Recipe) -> list[OrganicSource]:
+    """Everything people wrote that this run reads, fingerprinted."""
+    size = recipe.organic.max_bytes
+    found = [textbook(), pydoc_topics(size), stdlib_docstrings(size), stdlib_modules(size)]
+    if recipe.organic.docs is not None:
+        found.append(replace(documents(recipe.organic.docs), name="user-docs"))
+    return found
+
+
+def evaluation_tasks(recipe: Recipe) -> list[Task]:
+    """The frozen held-out problems this run is measured on, transfer families included."""
+    names = (*recipe.skills.families, *recipe.skills.transfer)
+    return skill_tasks(
+        [family(name) for name in names],
+        recipe.evaluation.problems,
+        problem_document,
+        shots=recipe.evaluation.shots,
+        percent=recipe.skills.held_out_percent,
+    )
+
+
+def build_corpus(recipe: Recipe, run: RunFolder, organic: Sequence[OrganicSource], tasks: Sequence[Task]) -> dict[str, Any]:
+    """Make, verify and curate every record; write data/records, the ledger and the run's data figures."""
+    data, ledger = run.stage("data"), Ledger.open(run.root / "ledger")
+    index = EvaluationIndex.build(
+        ((f"{item.family}/{item.index}", item.question) for task in tasks for item in task.items),
+        {item.problem_key for task in tasks for item in task.items},
+    )
+    pages, faults = _problem_pages(recipe, ledger, "problems", recipe.skills.problems, 0)
+    texts = collect(organic, ledger)
+    curation = Curation(quotas=Quotas(per_problem=recipe.skills.per_problem))
+    curated = curate(
+        [*texts, *pages],
+        ledger,
+        index,
+        curation,
+        after=("sources", "verify"),
+        signals_path=data / "records" / "signals.parquet",
+    )
+    long = _long_documents(recipe, ledger, curated.records)
+    chats = _conversations(recipe, ledger, index, curation)
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in (*curated.records, *long, *chats):
+        groups[_mixture_name(record)].append(record)
+    for name, records in groups.items():
+        write_records(data / "records" / f"{name}.parquet", records)
+    warnings = [line for source in organic for line in source.warnings()]
+    summary = {
+        "records": {name: len(records) for name, records in groups.items()},
+        "sources": {source.name: source.fingerprint for source in organic},
+        "faults": faults,
+        "partly_contaminated": len(curated.partial),
+        "warnings": warnings,
+    }
+    write_json(data / "corpus.json", summary)
+    return summary
+
+
+def read_corpus(run: RunFolder) -> Sources:
+    """The records that `build_corpus` wrote."""
+    folder = run.root / "data" / "records"
+    paths = sorted(path for path in folder.glob("*.parquet") if path.stem != "signals")
+    return Sources({path.stem: tuple(read_records(path)) for path in paths})
+
+
+def build_tokenizer(recipe: Recipe, sources: Sources) -> Tokenizer:
+    """Train on an even sample of every source that any stage reads."""
+    used = sorted({share.source for stage in recipe.stages for share in stage.mixture})
+    budget = _TOKENIZER_BYTES // max(1, len(used))
+    return train_tokenizer(_sample(sources, used, budget), recipe.vocab_size)
+
+
+def pack_stages(recipe: Recipe, run: RunFolder, sources: Sources, tokenizer: Tokenizer) -> None:
+    """Draw each stage's mixture, pack it, and write the mixture table, the funnel and the samples."""
+    data = run.root / "data"
+    ids = {
+        name: _tokenise(records, tokenizer, whole=name not in ("chat", "smalltalk"))
+        for name, records in sources.by_name.items()
+    }
+    lengths = {name: [len(tokens) for tokens, _ in found] for name, found in ids.items()}
+    drawn: set[str] = set()
+    table: list[dict[str, Any]] = []
+    for number, stage in enumerate(recipe.stages):
+        shares = {share.source: share.fraction for share in stage.mixture}
+        # a tenth more than is read, so that padding never makes the loader wrap round early
+        order, rows = mix(lengths, shares, int(stage.tokens * 1.02), seed=recipe.seed * 101 + number)
+        packed = pack(
+            (ids[source][i] for source, i in order),
+            data / "shards" / stage.name,
+            stage.context,
+            tokenizer.vocab_size,
+        )
+        drawn |= {sources.by_name[source][i].id for source, i in order}
+        table += [
+            {"stage": stage.name, "licence": _licences(sources.by_name[row.source]), **asdict(row)} for row in rows
+        ]
+        write_json(data / "shards" / f"{stage.name}.json", {"rows": packed.rows, "tokens": packed.tokens})
+    with Ledger.open(run.root / "ledger").step("draw") as step:
+        _settle_draw(step, sources, drawn)
+    write_json(data / "mixture.json", table)
+    write_json(data / "funnel.json", funnel(run.root / "ledger"))
+    write_json(data / "samples.json", _samples(run, sources))
+
+
+def _settle_draw(step: Step, sources: Sources, drawn: set[str]) -> None:
+    for records in sources.by_name.values():
+        step.input(record.id for record in records)
+        for record in records:
+            if record.id in drawn:
+                step.keep(record.id)
+            else:
+                step.drop(record.id, "not-drawn", "no stage's token budget reached it")
+
+
+def heldout_documents(recipe: Recipe, tokenizer: Tokenizer) -> tuple[list[Tokens], int]:
+    """Pages of held-out problems for bits per byte: (tokenised documents, bytes of text)."""
+    pages = []
+    for name in recipe.skills.families:
+        problems = distinct_problems(
+            family(name), held=True, level=STANDARD, percent=recipe.skills.held_out_percent
+        )
+        pages += [problem_document(problem, i) for i, problem in zip(range(8), problems, strict=False)]
+    encoded = tokenizer.encode_batch(pages)
+    # The first token of a page is given, not predicted.
+    predicted = sum(len(p.encode()) for p in pages) - sum(len(tokenizer.token_bytes(ids[0])) for ids in encoded)
+    return [([*ids, tokenizer.document_end_id], None) for ids in encoded], predicted
+
+
+def _problem_pages(
+    recipe: Recipe, ledger: Ledger, step_name: str, count: int, start: int
+) -> tuple[list[Record], dict[str, dict[str, int]]]:
+    """Write and verify pages; the ledger gets one step for each. Returns the kept records and the fault table."""
+    skills = recipe.skills
+    draws = [
+        Draw(
+            name,
+            start + first,
+            start + min(first + _CHUNK, count),
+            skills.levels,
+            skills.held_out_percent,
+            skills.noise,
+            skills.one_template,
+            skills.answers_only,
+            recipe.seed,
+        )
+        for name in skills.families
+        for first in range(0, count, _CHUNK)
+    ]
+    step_print = fingerprint(replace(skills, families=()))
+    written: list[tuple[Record, Page]] = []
+    with ledger.step(step_name) as step:
+        for draw, pages in draw_problems(draws, recipe.workers):
+            written += _enter(step, draw, pages, step_name, step_print)
+    faults: dict[str, dict[str, int]] = defaultdict(lambda: {"written": 0, "refused": 0})
+    kept = []
+    with ledger.step("verify", after=(step_name,)) as step:
+        step.input(record.id for record, _ in written)
+        for record, page in written:
+            refused = bool(page.reason) and skills.verify
+            faults[page.fault or "none"]["written"] += 1
+            faults[page.fault or "none"]["refused"] += refused
+            if refused:
+                step.drop(record.id, page.reason, page.fault)
+            else:
+                step.keep(record.id)
+                kept.append(record)
+    return kept, dict(faults)
+
+
+def _enter(
+    step: Step, draw: Draw, pages: Sequence[Page], step_name: str, step_print: str
+) -> Iterator[tuple[Record, Page]]:
+    source = f"skills/{draw.family}"
+    for page in pages:
+        origin = root_id(source, page.locator.removesuffix("/1") if page.locator.count("/") > 1 else page.locator)
+        copy = int(page.locator.count("/") > 1)
+        record = derived_record(
+            step_name,
+            step_print,
+            (origin,),
+            copy,
+            Text(page.text),
+            kind="procedural",
+            skill=draw.family,
+            licence=LICENCE,
+            source=source,
+            generator="procedural teacher",
+            problem_key=page.problem_key,
+            template_id=page.template_id,
+            meta={"level": page.level},
+        )
+        if not copy:
+            step.input([origin])
+            step.keep(origin, f"{source} {page.locator}")
+        step.output(record.id, (origin,))
+        yield record, page
+
+
+def _conversations(recipe: Recipe, ledger: Ledger, index: EvaluationIndex, curation: Curation) -> list[Record]:
+    """SFT: solved problems in chat form, and the share of small talk that lets "hello" be answered."""
+    skills = recipe.skills
+    count = skills.conversations
+    draws = [
+        Draw(name, SFT_START + first, SFT_START + min(first + _CHUNK, count), skills.levels, skills.held_out_percent)
+        for name in skills.families
+        for first in range(0, count, _CHUNK)
+    ]
+    step_print = fingerprint(skills.levels)
+    records = []
+    with ledger.step("sft.problems") as step:
+        for draw, pages in draw_problems(draws, recipe.workers):
+            for page in pages:
+                origin = root_id(f"skills/{draw.family}", page.locator)
+                turns = (Message("user", page.question), Message("assistant", page.solution))
+                record = derived_record(
+                    "sft.problems",
+                    step_print,
+                    (origin,),
+                    0,
+                    Conversation(turns),
+                    kind="chat",
+                    skill=draw.family,
+                    licence=LICENCE,
+                    source=f"skills/{draw.family}",
+                    generator="procedural teacher",
+                    problem_key=page.problem_key,
+                    template_id=page.template_id,
+                    meta={"level": page.level},
+                )
+                step.input([origin])
+                if page.reason:
+                    step.drop(origin, page.reason)
+                    continue
+                step.keep(origin)
+                step.output(record.id, (origin,))
+                records.append(record)
+    kept = list(curate(records, ledger, index, curation, after=("sft.problems",), prefix="sft.").records)
+    talk = [
+        root_record(
+            "smalltalk",
+            str(i),
+            smalltalk(i, recipe.name, SHORT_SKILLS),
+            kind="chat",
+            skill="smalltalk",
+            licence=LICENCE,
+            lineage=Lineage("smalltalk", fingerprint(recipe.name), "template"),
+        )
+        for i in range(round(len(kept) * recipe.smalltalk / (1 - recipe.smalltalk)))
+    ]
+    with ledger.step("smalltalk") as step:
+        step.input(record.id for record in talk)
+        step.keep_all(record.id for record in talk)
+    return kept + talk
+
+
+def _long_documents(recipe: Recipe, ledger: Ledger, curated: Sequence[Record]) -> list[Record]:
+    """Long data for midtraining: whole chapters and files, worksheets of one family, key-value recall."""
+    if recipe.midtrain is None:
+        return []
+    size = recipe.midtrain.context * 3  # characters: about what one context holds
+    parts: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in curated:
+        if record.kind == "procedural" and record.meta["level"] == STANDARD:
+            parts["worksheets", record.skill].append(record)
+        elif record.kind in ("textbook", "docs", "code"):
+            parts["chapters", f"{record.source}/{record.parents[0]}"].append(record)
+    made: list[tuple[str, list[Record]]] = []
+    for (name, _), records in parts.items():
+        group: list[Record] = []
+        sheets = 0
+        for record in records:
+            group.append(record)
+            if sum(len(plain_text(part)) for part in group) >= size:
+                made.append((name, group))
+                group = []
+                sheets += 1
+                if name == "worksheets" and sheets >= 40:
+                    break
+        if name == "chapters" and sum(len(plain_text(part)) for part in group) >= size // 2:
+            made.append((name, group))
+    found = []
+    with ledger.step("long") as step:
+        for number, (name, group) in enumerate(made):
+            ids = [record.id for record in group]
+            step.input(ids)
+            step.keep_all(ids)
+            first = group[0]
+            record = derived_record(
+                "long",
+                name,
+                ids,
+                number,
+                Text("\n\n".join(plain_text(part) for part in group)),
+                kind=name,
+                skill=first.skill,
+                licence=first.licence,
+                source=first.source,
+                generator="assembly",
+            )
+            step.output(record.id, ids)
+            found.append(record)
+        for record in _recall_records(recipe.midtrain.context):
+            origin = root_id("recall", record.meta["locator"])
+            step.input([origin])
+            step.keep(origin)
+            step.output(record.id, (origin,))
+            found.append(record)
+    return found
+
+
+def _recall_records(context: int, count: int = 400) -> Iterator[Record]:
+    """Key-value documents of growing length, from a quarter of the context to nearly all of it."""
+    for i in range(count):
+        rng = random.Random(f"recall/{i}")
+        pairs = rng.randint(max(2, context // 32), max(3, context // 8))
+        text, key, value = recall_document(rng, min(pairs, 200))
+        page = f"Problem: {text} {recall_question(key)}\nSolution:\n{recall_solution(key, value)}"
+        yield derived_record(
+            "long",
+            "recall",
+            (root_id("recall", str(i)),),
+            0,
+            Text(page),
+            kind="recall",
+            skill="lookup",
+            licence=LICENCE,
+            source="recall",
+            generator="procedural teacher",
+            meta={"locator": str(i)},
+        )
+
+
+def _mixture_name(record: Record) -> str:
+    if record.kind == "procedural":
+        return "problems"
+    if record.source == "user-docs" or record.licence == "user-provided":
+        return "user-docs"
+    if record.kind == "chat":
+        return "smalltalk" if record.skill == "smalltalk" else "chat"
+    return record.kind
+
+
+def _tokenise(records: Sequence[Record], tokenizer: Tokenizer, whole: bool) -> list[Tokens]:
+    """Text documents closed by the end mark; chats as the renderer gives them, mask included."""
+    if whole:
+        encoded = tokenizer.encode_batch([plain_text(r) for r in records])
+        return [([*ids, tokenizer.document_end_id], None) for ids in encoded]
+    rendered = [render(r.content, tokenizer) for r in records if isinstance(r.content, Conversation)]
+    return [(one.ids, one.loss_mask) for one in rendered]
+
+
+def _sample(sources: Sources, names: Iterable[str], budget: int) -> Iterator[str]:
+    """About `budget` bytes of each source, spread evenly over it."""
+    for name in names:
+        records = sources.by_name.get(name, ())
+        size = sum(len(plain_text(record)) for record in records)
+        stride = max(1, size // budget)
+        yield from (plain_text(record) for record in records[::stride])
+
+
+def _licences(records: Sequence[Record]) -> str:
+    return ", ".join(sorted({record.licence for record in records}))
+
+
+def _samples(run: RunFolder, sources: Sources, each: int = 2) -> list[dict[str, Any]]:
+    """A few records of every source with the way they came, for the report."""
+    found = []
+    for name, records in sources.by_name.items():
+        for record in records[:: max(1, len(records) // each)][:each]:
+            text = plain_text(record)
+            found.append(
+                {
+                    "record": record.id,
+                    "title": f"{name}: {record.skill}",
+                    "text": text if len(text) < 1500 else text[:1500] + " ...",
+                    "lineage": [
+                        {
+                            "id": parent,
+                            "step": "origin" if record.parents else record.lineage.step,
+                            "source": record.source,
+                            "licence": record.licence,
+                            "generator": "",
+                        }
+                        for parent in record.parents[:5]
+                    ]
+                    + [
+                        {
+                            "id": record.id,
+                            "step": record.lineage.step,
+                            "source": record.source,
+                            "licence": record.licence,
+                            "generator": record.lineage.generator,
+                        }
+                    ],
+                }
+            )
+    return found
+
+
+def with_documents(recipe: Recipe, share: float = 0.1) -> Recipe:
+    """Give the user's own documents their part of pretraining and midtraining; the others shrink evenly."""
+
+    def widen(stage: Stage) -> Stage:
+        others = tuple(Share(s.source, s.fraction * (1 - share)) for s in stage.mixture)
+        return replace(stage, mixture=(*others, Share("user-docs", share)))
+
+    return replace(
+        recipe,
+        pretrain=widen(recipe.pretrain),
+        midtrain=widen(recipe.midtrain) if recipe.midtrain else None,
+    )

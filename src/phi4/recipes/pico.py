@@ -1,0 +1,61 @@
+"""pico: the whole recipe on one screen. About a million parameters, ten minutes on two bf16-capable cores.
+
+The stages and the shape of the mixture follow the Phi-4 report (sections 2-4): synthetic textbook pages carry
+the reasoning, organic text keeps the language, midtraining stretches the context with 30 % long data and 70 %
+of what was read before, SFT teaches the conversation, pivotal tokens decide the preference pairs.
+"""
+
+from phi4.model.config import ModelConfig
+from phi4.recipes.recipe import Dpo, Evaluation, Organic, Pivotal, Recipe, Share, Skills, Stage
+
+FAMILIES = (
+    "addition", "subtraction", "multiplication", "division", "fractions", "percentages", "units", "equations",
+    "sequences", "number_theory", "sets", "ordering", "dates", "clock", "two_step", "three_step",
+    "propositions", "syllogisms", "code_tracing", "lookup",
+)  # fmt: skip
+PAGES = (Share("problems", 0.84), Share("textbook", 0.06), Share("docs", 0.05), Share("code", 0.05))
+LONG = (Share("worksheets", 0.10), Share("chapters", 0.08), Share("recall", 0.12))
+
+
+def pico() -> Recipe:
+    """The recipe that `make run` carries out."""
+    return Recipe(
+        name="pico",
+        minutes=10,
+        model=ModelConfig(
+            vocab_size=2_048,
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=384,
+            max_position_embeddings=1_024,
+            rope_theta=40_000.0,
+            tie_word_embeddings=True,
+        ),
+        skills=Skills(families=FAMILIES, transfer=("averages", "ages"), problems=4_000, conversations=1_200),
+        organic=Organic(max_bytes=400_000),
+        vocab_size=2_048,
+        pretrain=Stage("pretrain", tokens=7_000_000, context=256, rows=16, mixture=PAGES, peak_lr=6e-3),
+        midtrain=Stage(
+            "midtrain",
+            tokens=600_000,
+            context=1_024,
+            rows=4,
+            mixture=(*(Share(s.source, 0.7 * s.fraction) for s in PAGES), *LONG),
+            peak_lr=6e-4,
+            rope_theta=40_000.0,
+        ),
+        sft=Stage(
+            "sft",
+            tokens=1_200_000,
+            context=512,
+            rows=8,
+            mixture=(Share("chat", 0.97), Share("smalltalk", 0.03)),
+            peak_lr=2e-3,
+            rope_theta=40_000.0,
+        ),
+        pivotal=Pivotal(questions=160),
+        dpo=Dpo(),
+        evaluation=Evaluation(problems=200),
+    )
