@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_SIZE, _REPEATS = 1024, 5
+_SIZE, _REPEATS = 1024, 20
 
 
 @dataclass(frozen=True)

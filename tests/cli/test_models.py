@@ -93,3 +93,36 @@ def test_cards(tmp_path: Path) -> None:
         (tmp_path / "phi4.json").write_text(damage)
         with pytest.raises(ModelError, match="not a model card"):
             read_card(tmp_path)
+
+
+def test_a_real_folder_is_loaded_remembered_and_answers(tmp_path: Path) -> None:
+    """Random weights through the real loader, tokenizer and engine: what streams is what `generate` gives."""
+    import torch
+
+    from phi4.cli import talk
+    from phi4.cli.models import load
+    from phi4.model.config import ModelConfig
+    from phi4.model.transformer import Transformer
+    from phi4.text.chat import Conversation, Message
+    from phi4.text.generation import Request, SamplingParams
+    from phi4.weights.folder import save_model
+    from tests.cli.fakes import tokenizer
+
+    torch.manual_seed(0)
+    config = ModelConfig(tokenizer().vocab_size, 32, 2, 4, 2, 64, max_position_embeddings=96)
+    model = Transformer(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_model(tmp_path / "toy", model, tokenizer())
+
+    loaded = load("toy")
+    assert (loaded.name, loaded.context) == ("toy", 96)
+    assert last() == (tmp_path / "toy").absolute()
+    assert load(None).path == tmp_path / "toy"
+
+    _, ids = talk.fit(Conversation((Message("user", "what is it?"),)), loaded, 20)
+    answer = talk.answer(loaded, ids, talk.Settings(temperature=0.7, seed=3, max_tokens=20))
+    params = SamplingParams(max_tokens=20, temperature=0.7, seed=3, stop_ids=tokenizer().stop_ids)
+    (whole,) = loaded.engine.generate([Request(tuple(ids), params)])
+    assert answer.text == tokenizer().decode(whole.ids)
+    assert answer.tokens == len(whole.ids) > 0

@@ -26,10 +26,8 @@ PARAPHRASE = (
     "gives five. If six eggs fit in a box, what is the number of boxes that get filled and sold per week?"
 )
 NEAR = (
-    ITEM.replace("farmer keeps 24 hens", "woman owns 24 hens")
-    .replace("He sells", "She packs")
-    .replace("How many full boxes does he sell in one week?", "What number of boxes is filled?")
-    .replace("Each hen lays 5 eggs a week", "A hen lays 5 eggs each week")
+    "A farmer keeps 24 hens and 9 ducks. Every hen gives 5 eggs a week and each duck lays 3. "
+    "She packs the eggs in boxes of 6. What number of full boxes does he sell in one week?"
 )
 
 
@@ -91,7 +89,7 @@ def test_a_verbatim_and_a_paraphrased_held_out_item_and_what_happens_to_each(ind
 @pytest.mark.parametrize(
     "innocent",
     [
-        "A farmer keeps hens and ducks, and sells their eggs in boxes. The ducks lay fewer eggs than hens do.",
+        "A farmer keeps hens and ducks, and sells their eggs in boxes. Ducks lay fewer eggs than hens do.",
         "How many full boxes does he sell in one week? That depends on the hens.",  # ten words in common
         "Permission is hereby granted, free of charge, to any person obtaining a copy of this software.",
         "The square of the hypotenuse is equal to the sum of the squares of the other two sides.",
@@ -119,7 +117,7 @@ def templated(n: int) -> list[Record]:
     return [
         problem(
             f"{i}",
-            f"Ann has {i} apples. How many apples does Ann have left after she gives three to her little brother?",
+            f"Ann has {i} apples. How many apples does Ann have left after she gives three to her brother?",
             f"{i}-3={i - 3}\nAnswer: {i - 3}",
             f"key-{i}",
         )

@@ -1,5 +1,7 @@
 """Choosing the two tokens of a pair, and refusing those that were only lucky."""
 
+from dataclasses import replace
+
 from phi4.grading.sequential import PivotalTest
 from phi4.pivotal.pairs import candidate, confirm
 from phi4.pivotal.rollouts import Rollouts, Sample, Solution, Spent, Transcript, fill
@@ -46,7 +48,10 @@ def test_lucky_pairs_fail_the_fresh_rollouts() -> None:
     solution, kept = Solution(PATH, (-1.0, -1.0)), 0
     for seed in range(30):
         rollouts = rollouts_with({10: (30, 0), 20: (0, 30)})
-        rollouts.sampling = sampling(2).__class__(max_tokens=5, stop_ids=(STOP,), seed=seed)
+        rollouts.sampling = replace(sampling(2), seed=seed)
+        # what the search saw behind both tokens was luck too, and must not count again
+        rollouts.add((10,), "search", [Sample((11, RIGHT), STOP)] * 256)
+        rollouts.add((20,), "search", [Sample((11, WRONG), STOP)] * 256)
         chosen = candidate(rollouts, solution, pivot(50, 100), min_seen=2)
         assert chosen is not None
         coin = TableSampler(2, lambda question, path: 0.5)

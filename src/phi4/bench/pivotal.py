@@ -179,10 +179,13 @@ def simulate(
 
 def run(questions: int, seed: int = 0) -> list[Cell]:
     """All cells: our rule and the fixed one, at every jump and base rate."""
-    ours = PivotalTest(), PivotalTest(two_sided=False)
+    rules: list[tuple[str, Rule, Rule | None]] = [
+        ("sequential", PivotalTest(), PivotalTest(two_sided=False)),
+        ("fixed-10", FixedRule(), None),
+    ]
     return [
-        simulate(name, *rules, base, delta, questions, seed)
-        for name, rules in (("sequential", ours), ("fixed-10", (FixedRule(), None)))
+        simulate(name, test, confirmation, base, delta, questions, seed)
+        for name, test, confirmation in rules
         for delta in DELTAS
         for base in BASES
     ]

@@ -157,7 +157,7 @@ def obey(session: Session, message: str) -> bool:
     return True
 
 
-def reply(session: Session, question: str) -> str:
+def reply(session: Session, question: str) -> talk.Answer:
     """Stream the answer to `question` and add both to the conversation. Ctrl-C keeps what is there so far."""
     from phi4.text.chat import Conversation, Message
 
@@ -180,18 +180,21 @@ def reply(session: Session, question: str) -> str:
         kept = tuple(message for message in fitted.messages if message.role != "system")
         session.turns = (*kept, Message("assistant", answer.text))
         session.settings = replace(session.settings, seed=session.settings.seed + 1)
-    return answer.text
+    return answer
 
 
 def show_example(session: Session, name: str) -> None:
     """Put a problem to the model that its training never contained, and say whether it got it right."""
     family, problem = _unseen(session, name)
     print(f"{_bold(family.title)}: {problem.question}", flush=True)
-    text = reply(session, problem.question)
-    print(
-        _dim("right" if family.score(problem.answer, text) else f"wrong: the answer is {problem.answer}"),
-        flush=True,
-    )
+    answer = reply(session, problem.question)
+    if answer.finish == "interrupted":
+        verdict = f"the answer is {problem.answer}"
+    elif family.score(problem.answer, answer.text):
+        verdict = "right"
+    else:
+        verdict = f"wrong: the answer is {problem.answer}"
+    print(_dim(verdict), flush=True)
 
 
 def set_system(session: Session, text: str) -> None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from phi4.data.lineage import Event, Trace
 
-SUMMARY = "trace a training example, see why a record was dropped, show the funnel"
+HELP = "trace a training example, see why a record was dropped, show the funnel"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +90,9 @@ def _print_trace(trace: "Trace", console: "Console") -> None:
     if trace.example.record is not None:
         title = escape(f"{trace.example.record.kind} {trace.example.id}")
         console.print(Panel(Text(excerpt(trace.example.record, 600)), title=title, title_align="left"))
-    branches: dict[int, Tree] = {}
+    # an id that several came from is shown under the first of them
+    child_of = {parent: link.id for link in reversed(trace.links) for parent in link.parents}
+    branches: dict[str, Tree] = {}
     for link in trace.links:
         about = [f"[bold]{link.id}[/bold]"]
         record = link.record
@@ -106,12 +108,11 @@ def _print_trace(trace: "Trace", console: "Console") -> None:
             if "locator" in record.meta:
                 about.append(escape(f"at {record.meta['locator']}"))
         label = "\n".join(about)
-        above = branches.get(link.depth - 1)
-        branch = Tree(label) if above is None else above.add(label)
+        branch = Tree(label) if link is trace.example else branches[child_of[link.id]].add(label)
         for event in link.events:
             branch.add(_event_line(event))
-        branches[link.depth] = branch
-    console.print(branches[0])
+        branches[link.id] = branch
+    console.print(branches[trace.example.id])
 
 
 def _event_line(event: "Event") -> str:

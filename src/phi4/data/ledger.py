@@ -49,7 +49,7 @@ class Step:
         """Declare what enters the step. An id enters once."""
         incoming = list(ids)
         fresh = dict(zip(incoming, range(len(self._status), len(self._status) + len(incoming)), strict=True))
-        if len(fresh) != len(incoming) or not fresh.keys().isdisjoint(self._position):
+        if len(fresh) != len(incoming) or not self._position.keys().isdisjoint(fresh):
             times = Counter((*self._position, *incoming))
             repeated = next(id for id in incoming if times[id] > 1)
             raise LedgerError(

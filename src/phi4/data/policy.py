@@ -110,7 +110,7 @@ DOCS = replace(
     min_words=8,  # one-sentence docstrings
     min_mean_word_length=2.0,  # "Same as a % b."
     max_mean_word_length=14.0,
-    min_alpha_word_fraction=0.5,
+    min_alpha_word_fraction=0.4,  # ">>> covariance(x, y)" and rows of numbers
     min_stop_words=0,
     max_hash_word_ratio=0.3,
     max_ellipsis_word_ratio=0.2,  # "..." stands for arguments and for continued prompts
@@ -130,7 +130,6 @@ CODE = replace(
     DOCS,
     min_mean_word_length=1.5,
     max_mean_word_length=20.0,
-    min_alpha_word_fraction=0.4,
     max_hash_word_ratio=0.5,
     max_longest_line=2_000,  # longer ones are data or minified
     max_duplicate_line_fraction=0.6,  # "return None", "else:", closing brackets

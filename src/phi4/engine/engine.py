@@ -41,7 +41,8 @@ class _Sequence:
 class Engine:
     """A model ready to complete prompts, up to `slots` of them at a time.
 
-    `context` bounds prompt plus completion (default: all the model has) and decides LongRoPE's factor set.
+    `context` bounds prompt plus completion. By default it is all the model has; with LongRoPE it is the original
+    context, because one engine uses one factor set and a longer context would change short prompts.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class Engine:
         config = model.config
         self.device = model.embed_tokens.weight.device
         self.dtype = dtype or model.embed_tokens.weight.dtype
-        self.context = min(context or config.max_position_embeddings, config.max_position_embeddings)
+        limit = config.original_context if config.long_rope else config.max_position_embeddings
+        self.context = min(context or limit, config.max_position_embeddings)
         self.slots = slots
         same = model.embed_tokens.weight.dtype == self.dtype
         self.model = (model if same else copy.deepcopy(model).to(self.dtype)).eval()

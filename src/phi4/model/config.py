@@ -106,11 +106,21 @@ def from_hf(raw: dict[str, Any]) -> ModelConfig:
         kind = "longrope"
     if kind not in ("default", "longrope"):
         raise ModelError(f"unknown RoPE variant {kind!r}", "supported: default, longrope")
+    if raw.get("hidden_act", "silu") != "silu" or raw.get("attention_bias", False):
+        raise ModelError("only silu without attention biases is supported")
     window, limit = raw.get("sliding_window"), int(raw["max_position_embeddings"])
     if window is not None and window < limit:
         raise ModelError(f"a sliding window of {window} inside a context of {limit} is not supported")
+    original = int(
+        rope.get("original_max_position_embeddings") or raw.get("original_max_position_embeddings") or limit
+    )
     long_rope = None
     if kind == "longrope":
+        if rope.get("attention_factor") is not None or rope.get("factor", limit / original) != limit / original:
+            raise ModelError(
+                "LongRoPE with an attention_factor or factor of its own is not supported",
+                "the published Phi models derive both from their context lengths",
+            )
         long_rope = LongRope(tuple(rope["short_factor"]), tuple(rope["long_factor"]))
     heads = int(raw["num_attention_heads"])
     return ModelConfig(
@@ -121,7 +131,7 @@ def from_hf(raw: dict[str, Any]) -> ModelConfig:
         num_key_value_heads=int(raw.get("num_key_value_heads") or heads),
         intermediate_size=int(raw["intermediate_size"]),
         max_position_embeddings=limit,
-        original_max_position_embeddings=int(raw.get("original_max_position_embeddings") or limit),
+        original_max_position_embeddings=original,
         rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0))),
         partial_rotary_factor=float(
             rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) or 1.0

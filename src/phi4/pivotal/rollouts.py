@@ -120,7 +120,7 @@ class Rollouts:
             # a search holds thousands of rollouts: whole ones are kept only where a solution may come from
             node.first.append(sample.tokens[0] if sample.tokens else None)
             node.right.append(right)
-            if not prefix:
+            if not prefix and purpose == "search":
                 self.complete.append((sample, right))
             self.tokens += len(sample.tokens)
 
@@ -166,8 +166,9 @@ class Transcript:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._file is not None and self._path is not None:
+            with writing(self._path):
+                self._file.close()
             self._file = None
 
     def read(self, prompt: str, params: str, first: int, count: int) -> list[Sample]:

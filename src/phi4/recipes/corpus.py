@@ -91,25 +91,30 @@ def evaluation_tasks(recipe: Recipe) -> list[Task]:
 def build_corpus(recipe: Recipe, run: RunFolder, organic: Sequence[OrganicSource], tasks: Sequence[Task]) -> dict[str, Any]:
     """Make, verify and curate every record; write data/records, the ledger and the run's data figures."""
     data, ledger = run.stage("data"), Ledger.open(run.root / "ledger")
+    # Our own items are problems: written text is compared with their wording, problems with their keys.
     index = EvaluationIndex.build(
-        ((f"{item.family}/{item.index}", item.question) for task in tasks for item in task.items),
+        [],
         {item.problem_key for task in tasks for item in task.items},
+        problems=((f"{item.family}/{item.index}", item.question) for task in tasks for item in task.items),
     )
     pages, faults = _problem_pages(recipe, ledger, "problems", recipe.skills.problems, 0)
     texts = collect(organic, ledger)
-    curation = Curation(quotas=Quotas(per_problem=recipe.skills.per_problem))
+    share = 1.0 if recipe.skills.one_template else 0.5
+    curation = Curation(quotas=Quotas(recipe.skills.per_problem, template_share=share))
+    judged = [*texts, *pages] if recipe.skills.curate else texts
     curated = curate(
-        [*texts, *pages],
+        judged,
         ledger,
         index,
         curation,
-        after=("sources", "verify"),
+        after=("sources", "verify") if recipe.skills.curate else ("sources",),
         signals_path=data / "records" / "signals.parquet",
     )
-    long = _long_documents(recipe, ledger, curated.records)
+    chosen = curated.records if recipe.skills.curate else (*curated.records, *pages)
+    long = _long_documents(recipe, ledger, chosen)
     chats = _conversations(recipe, ledger, index, curation)
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in (*curated.records, *long, *chats):
+    for record in (*chosen, *long, *chats):
         groups[_mixture_name(record)].append(record)
     for name, records in groups.items():
         write_records(data / "records" / f"{name}.parquet", records)
@@ -142,10 +147,7 @@ def build_tokenizer(recipe: Recipe, sources: Sources) -> Tokenizer:
 def pack_stages(recipe: Recipe, run: RunFolder, sources: Sources, tokenizer: Tokenizer) -> None:
     """Draw each stage's mixture, pack it, and write the mixture table, the funnel and the samples."""
     data = run.root / "data"
-    ids = {
-        name: _tokenise(records, tokenizer, whole=name not in ("chat", "smalltalk"))
-        for name, records in sources.by_name.items()
-    }
+    ids = {name: _tokenise(records, tokenizer) for name, records in sources.by_name.items()}
     lengths = {name: [len(tokens) for tokens, _ in found] for name, found in ids.items()}
     drawn: set[str] = set()
     table: list[dict[str, Any]] = []
@@ -182,17 +184,20 @@ def _settle_draw(step: Step, sources: Sources, drawn: set[str]) -> None:
 
 
 def heldout_documents(recipe: Recipe, tokenizer: Tokenizer) -> tuple[list[Tokens], int]:
-    """Pages of held-out problems for bits per byte: (tokenised documents, bytes of text)."""
-    pages = []
+    """Pages of held-out problems for bits per byte of their solutions: (tokenised documents, bytes)."""
+    pages, starts, size = [], [], 0
     for name in recipe.skills.families:
         problems = distinct_problems(
             family(name), held=True, level=STANDARD, percent=recipe.skills.held_out_percent
         )
-        pages += [problem_document(problem, i) for i, problem in zip(range(8), problems, strict=False)]
-    encoded = tokenizer.encode_batch(pages)
-    # The first token of a page is given, not predicted.
-    predicted = sum(len(p.encode()) for p in pages) - sum(len(tokenizer.token_bytes(ids[0])) for ids in encoded)
-    return [([*ids, tokenizer.document_end_id], None) for ids in encoded], predicted
+        for form, problem in zip(range(8), problems, strict=False):
+            page = problem_document(problem, form)
+            pages.append(page)
+            starts.append(page.rfind(problem.solution))
+            size += len(problem.solution.encode())
+    encoded = tokenizer.encode_from(pages, starts)
+    # The end mark is no text: it is left out of the loss as it is left out of the bytes.
+    return [([*ids, tokenizer.document_end_id], [*learn, 0]) for ids, learn in encoded], size
 
 
 def _problem_pages(
@@ -204,7 +209,7 @@ def _problem_pages(
         Draw(
             name,
             start + first,
-            start + min(first + _CHUNK, count),
+            start + min(first + _CHUNK, count * skills.times(name)),
             skills.levels,
             skills.held_out_percent,
             skills.noise,
@@ -213,7 +218,7 @@ def _problem_pages(
             recipe.seed,
         )
         for name in skills.families
-        for first in range(0, count, _CHUNK)
+        for first in range(0, count * skills.times(name), _CHUNK)
     ]
     step_print = fingerprint(replace(skills, families=()))
     written: list[tuple[Record, Page]] = []
@@ -256,7 +261,7 @@ def _enter(
             generator="procedural teacher",
             problem_key=page.problem_key,
             template_id=page.template_id,
-            meta={"level": page.level},
+            meta={"level": page.level, "solution": page.start},
         )
         if not copy:
             step.input([origin])
@@ -270,9 +275,15 @@ def _conversations(recipe: Recipe, ledger: Ledger, index: EvaluationIndex, curat
     skills = recipe.skills
     count = skills.conversations
     draws = [
-        Draw(name, SFT_START + first, SFT_START + min(first + _CHUNK, count), skills.levels, skills.held_out_percent)
+        Draw(
+            name,
+            SFT_START + first,
+            SFT_START + min(first + _CHUNK, count * skills.times(name)),
+            skills.levels,
+            skills.held_out_percent,
+        )
         for name in skills.families
-        for first in range(0, count, _CHUNK)
+        for first in range(0, count * skills.times(name), _CHUNK)
     ]
     step_print = fingerprint(skills.levels)
     records = []
@@ -383,7 +394,8 @@ def _recall_records(context: int, count: int = 400) -> Iterator[Record]:
         rng = random.Random(f"recall/{i}")
         pairs = rng.randint(max(2, context // 32), max(3, context // 8))
         text, key, value = recall_document(rng, min(pairs, 200))
-        page = f"Problem: {text} {recall_question(key)}\nSolution:\n{recall_solution(key, value)}"
+        solution = recall_solution(key, value)
+        page = f"Problem: {text} {recall_question(key)}\nSolution:\n{solution}"
         yield derived_record(
             "long",
             "recall",
@@ -395,7 +407,7 @@ def _recall_records(context: int, count: int = 400) -> Iterator[Record]:
             licence=LICENCE,
             source="recall",
             generator="procedural teacher",
-            meta={"locator": str(i)},
+            meta={"locator": str(i), "solution": len(page) - len(solution)},
         )
 
 
@@ -409,13 +421,22 @@ def _mixture_name(record: Record) -> str:
     return record.kind
 
 
-def _tokenise(records: Sequence[Record], tokenizer: Tokenizer, whole: bool) -> list[Tokens]:
-    """Text documents closed by the end mark; chats as the renderer gives them, mask included."""
-    if whole:
-        encoded = tokenizer.encode_batch([plain_text(r) for r in records])
-        return [([*ids, tokenizer.document_end_id], None) for ids in encoded]
-    rendered = [render(r.content, tokenizer) for r in records if isinstance(r.content, Conversation)]
-    return [(one.ids, one.loss_mask) for one in rendered]
+def _tokenise(records: Sequence[Record], tokenizer: Tokenizer) -> list[Tokens]:
+    """Pages closed by the end mark, chats as the renderer gives them, each with what is to be learned of it.
+
+    A problem's page is learned from its solution on: the names and numbers of a question are drawn at random, so
+    nothing on the page could predict them, and their noise drowns the rest (LOG.md has the figures).
+    """
+    end = tokenizer.document_end_id
+    pages = [record for record in records if not isinstance(record.content, Conversation)]
+    encoded = tokenizer.encode_from(
+        [plain_text(page) for page in pages], [page.meta.get("solution", 0) for page in pages]
+    )
+    rendered = (render(r.content, tokenizer) for r in records if isinstance(r.content, Conversation))
+    return [
+        *(([*ids, end], [*learn, 1]) for ids, learn in encoded),
+        *((one.ids, one.loss_mask) for one in rendered),
+    ]
 
 
 def _sample(sources: Sources, names: Iterable[str], budget: int) -> Iterator[str]:

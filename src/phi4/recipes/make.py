@@ -99,10 +99,7 @@ def make(recipe: Recipe, runs: Path, provenance: dict[str, str], say: Say, *, fr
                 if entry.is_dir():
                     run.reset(entry.name)
             (run.root / "run.json").unlink(missing_ok=True)
-        machine = _open(run, recipe, provenance)
-        job = Job(
-            recipe, run, machine, organic, tuple(evaluation_tasks(recipe)), stage_keys(recipe, organic), say
-        )
+        job = open_job(recipe, run, say, organic, provenance)
         make_data(job)
         for stage in recipe.stages:
             make_stage(job, stage)
@@ -111,6 +108,21 @@ def make(recipe: Recipe, runs: Path, provenance: dict[str, str], say: Say, *, fr
             make_dpo(job)
         make_model(job)
     return run
+
+
+def open_job(
+    recipe: Recipe,
+    run: RunFolder,
+    say: Say,
+    organic: Sequence[OrganicSource] | None = None,
+    provenance: dict[str, str] | None = None,
+) -> Job:
+    """Everything the stages of a run need: its machine (measured once), evaluation items and stage keys."""
+    sources = tuple(organic_sources(recipe) if organic is None else organic)
+    machine = _open(run, recipe, provenance or {})
+    return Job(
+        recipe, run, machine, sources, tuple(evaluation_tasks(recipe)), stage_keys(recipe, sources), say
+    )
 
 
 def stage_keys(recipe: Recipe, organic: Sequence[OrganicSource]) -> dict[str, str]:
@@ -167,7 +179,9 @@ def make_stage(job: Job, stage: Stage) -> None:
             model,
             PackedLoader(data, stage.rows, recipe.seed),
             language_model_loss,
-            LoopConfig(stage.steps, _schedule(stage), stage.optimizer),
+            LoopConfig(
+                stage.steps, _schedule(stage), stage.optimizer, checkpoint_every=stage.checkpoint_every
+            ),
             job.machine,
             rope,
             label=stage.name,
@@ -183,8 +197,10 @@ def make_stage(job: Job, stage: Stage) -> None:
         before = recipe.stages[recipe.stages.index(stage) - 1]
         measure_recall(job, before.name, stage.context)
         measure_recall(job, stage.name, stage.context)
-    mode: Mode = "chat" if stage.name == "sft" else "few-shot"
-    measure_stage(job, stage.name, mode)
+    if stage.name == "sft":
+        measure_stage(job, stage.name, "chat")
+    elif recipe.evaluation.base:
+        measure_stage(job, stage.name, "few-shot")
 
 
 def make_pivotal(job: Job) -> None:
@@ -261,7 +277,13 @@ def train_dpo(
         model,
         loader,
         dpo_loss(settings.beta),
-        LoopConfig(steps, Schedule(settings.peak_lr, 0.1), settings.optimizer, log_every=1),
+        LoopConfig(
+            steps,
+            Schedule(settings.peak_lr, 0.1),
+            settings.optimizer,
+            log_every=1,
+            checkpoint_every=settings.checkpoint_every,
+        ),
         job.machine,
         rope,
         label="dpo",

@@ -17,6 +17,7 @@ class Skills:
 
     families: tuple[str, ...]
     transfer: tuple[str, ...] = ()  # held out of training whole, asked in every evaluation
+    emphasis: tuple[str, ...] = ()  # families with twice as many problems and conversations
     problems: int = 4_000  # per family, before curation
     conversations: int = 1_000  # per family, for SFT
     levels: tuple[float, float, float] = (0.25, 0.6, 0.15)  # shares of easy, standard and hard
@@ -24,8 +25,14 @@ class Skills:
     per_problem: int = 4  # pages of one mathematical problem at most
     noise: Noise = Noise()
     verify: bool = True
+    curate: bool = True
     answers_only: bool = False  # ablation: the working is left out
     one_template: bool = False  # ablation: every family is asked in a single wording
+
+
+    def times(self, family: str) -> int:
+        """How many times the ordinary number of problems a family gets."""
+        return 2 if family in self.emphasis else 1
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Stage:
     final_lr: float = 0.0
     rope_theta: float = 10_000.0
     optimizer: OptimizerConfig = OptimizerConfig()
+    checkpoint_every: int = 200  # steps
 
     @property
     def steps(self) -> int:
@@ -84,7 +92,8 @@ class Dpo:
     pairs_per_step: int = 8
     peak_lr: float = 2e-4
     beta: float = 0.1
-    optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.0)
+    checkpoint_every: int = 50  # steps
+    optimizer: OptimizerConfig = OptimizerConfig("adamw", weight_decay=0.0)
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class Evaluation:
     problems: int = 200
     shots: int = 1
     recall_problems: int = 64  # key-value recall before and after midtraining
+    base: bool = True  # also measure base models, few-shot, and not only the stages that chat
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,13 @@ class Tokenizer:
         """`encode` of many texts, on all cores."""
         return [e.ids for e in self._content.encode_batch(list(texts), add_special_tokens=False)]
 
+    def encode_from(self, texts: Sequence[str], starts: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+        """`encode_batch`, and for each id 1 where it ends behind character `start` of its text, else 0."""
+        found = self._content.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (e.ids, [int(end > start) for _, end in e.offsets]) for e, start in zip(found, starts, strict=True)
+        ]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of content ids; control tokens are written out by name, broken UTF-8 as U+FFFD."""
         return b"".join(self.token_bytes(id) for id in ids).decode("utf-8", errors="replace")

@@ -17,7 +17,7 @@ OptimizerName = Literal["adamw", "muon"]
 class OptimizerConfig:
     """Weight decay acts on matrices, never on gains; `clip` bounds the global gradient norm."""
 
-    name: OptimizerName = "adamw"
+    name: OptimizerName = "muon"
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95

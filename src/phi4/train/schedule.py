@@ -16,4 +16,4 @@ class Schedule:
         warm = max(1, round(self.warmup * steps))
         if step < warm:
             return (step + 1) / warm
-        return 1 - (1 - self.final) * (step - warm + 1) / max(1, steps - warm)
+        return 1 - (1 - self.final) * (step - warm) / max(1, steps - warm)

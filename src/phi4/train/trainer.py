@@ -14,7 +14,7 @@ from phi4.errors import RunError
 from phi4.model.cost import training_flops_per_token
 from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer
-from phi4.run.metrics import MetricsLog
+from phi4.run.metrics import MetricsLog, read_metrics
 from phi4.run.progress import Progress
 from phi4.train.checkpoint import TrainState, clear_checkpoints, load_checkpoint, save_checkpoint
 from phi4.train.objectives import Batch, language_model_loss
@@ -131,7 +131,7 @@ def train(
         "seconds": seconds,
         "tok_s": speed,
         "mfu": speed / tokens_per_step * flops / machine.peak_flops,
-        "loss": sum(recent) / max(1, len(recent)),
+        "loss": read_metrics(folder / "metrics.jsonl")[-1]["loss"],
     }
 
 

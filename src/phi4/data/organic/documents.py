@@ -106,8 +106,10 @@ def _read(path: Path, limits: DocumentLimits) -> str:
                 "too-large",
                 f"{found.st_size / 1e6:.0f} MB, above the limit of {limits.max_bytes / 1e6:.0f} MB; split it",
             )
-        with path.open("rb") as file:  # the size can lie (growing files, /proc): read no more than allowed
-            raw = file.read(limits.max_bytes + 1)
+        with path.open("rb") as file:
+            raw = file.read(found.st_size + 1)
+            if len(raw) > found.st_size:  # the size can lie (growing files, /proc): no more than the limit
+                raw += file.read(limits.max_bytes + 1 - len(raw))
     except OSError as error:
         raise _Refused("unreadable", f"cannot be read ({error.strerror or error})") from error
     if len(raw) > limits.max_bytes:
@@ -129,12 +131,13 @@ def _decode(raw: bytes) -> str:
     if b"\0" in raw and not utf16:
         raise _Refused("binary", f"a binary file, not text (a zero byte at {raw.index(0)})")
     try:
-        return raw.decode("utf-16" if utf16 else "utf-8-sig")
+        text = raw.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         name = "UTF-16" if utf16 else "UTF-8"
         raise _Refused(
             "broken-encoding", f"not valid {name} (byte {error.start}); save it as UTF-8"
         ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _split(path: Path, text: str) -> list[str]:

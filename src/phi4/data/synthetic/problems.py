@@ -43,6 +43,7 @@ class Page:
     question: str
     solution: str
     text: str  # the page, question and solution together
+    start: int  # first character of the solution in `text`
     fault: str
     reason: str
 
@@ -74,6 +75,7 @@ def write_pages(draw: Draw) -> list[Page]:
                 problem.question,
                 solution,
                 page,
+                max(0, page.rfind(solution)),
                 taught.fault,
                 reason,
             )

@@ -1,0 +1,53 @@
+"""`phi4 show MODEL`: the shape of a network, its parameters, its memory and what a token costs."""
+
+import argparse
+import json
+from pathlib import Path
+
+HELP = "Print a model's shape, parameters and cost: phi-4, phi-4-mini, a made model or a folder."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `phi4 show`."""
+    parser.add_argument("model", nargs="?", help="phi-4, phi-4-mini, a recipe's name or a model folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the figures; presets need no weights."""
+    from dataclasses import fields
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from phi4.cli.models import resolve
+    from phi4.model import cost
+    from phi4.model.presets import PRESETS
+    from phi4.weights.folder import read_config
+
+    config = PRESETS.get(args.model or "") or read_config(resolve(args.model))
+    context = config.max_position_embeddings
+    figures = {
+        "parameters": cost.parameters(config),
+        "bf16_bytes": 2 * cost.parameters(config),
+        "kv_bytes_per_token": cost.kv_bytes_per_token(config),
+        "context": context,
+        "forward_flops_per_token": cost.forward_flops_per_token(config, min(context, 4096)),
+    }
+    table = Table(title=args.model or str(Path(resolve(None))), title_justify="left", show_header=False)
+    for name in (f.name for f in fields(config) if f.name != "long_rope"):
+        table.add_row(name, f"{getattr(config, name):,}" if name != "rms_norm_eps" else str(config.rms_norm_eps))
+    table.add_row("rope", "longrope" if config.long_rope else "plain")
+    table.add_section()
+    table.add_row("parameters", f"{figures['parameters']:,}")
+    table.add_row("weights in bf16", f"{figures['bf16_bytes']:,} bytes ({figures['bf16_bytes'] / 2**30:.2f} GiB)")
+    table.add_row("KV cache per token, 16 bit", f"{figures['kv_bytes_per_token']:,} bytes")
+    table.add_row(
+        f"KV cache at {context:,} tokens", f"{figures['kv_bytes_per_token'] * context / 2**30:.3f} GiB"
+    )
+    table.add_row(
+        f"FLOPs per token at {min(context, 4096):,}", f"{figures['forward_flops_per_token']:.4g} forward"
+    )
+    Console().print(table)
+    if args.json:
+        print(json.dumps(figures))
+    return 0

@@ -1,0 +1,48 @@
+"""What a finished run came to, read back from its folder: the last thing `phi4 make` prints."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phi4.recipes.make import last_stage
+from phi4.recipes.recipe import Recipe
+from phi4.run.files import read_json
+from phi4.run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores by stage, three unseen problems of three families, and where things are."""
+
+    stages: tuple[tuple[str, dict[str, Any]], ...]  # (stage, evals/STAGE.json)
+    solved: tuple[dict[str, Any], ...]  # item records
+    seconds: float
+    model: Path
+    report: Path
+
+
+def summarise(recipe: Recipe, run: RunFolder) -> Summary:
+    """Read the folder of a finished run."""
+    names = [stage.name for stage in recipe.stages]
+    last = last_stage(recipe)
+    if last not in names:
+        names.append(last)
+    scores = tuple((name, read_json(run.root / "evals" / f"{name}.json")) for name in names)
+    timed = [path for path in run.root.glob("*/done.json")]
+    seconds = sum(run.seconds(path.parent.name) for path in timed)
+    seconds += sum(score["seconds"] for _, score in scores)
+    return Summary(
+        scores, tuple(_solved(run, last)), seconds, run.root / "model", run.root / "report.html"
+    )
+
+
+def _solved(run: RunFolder, stage: str) -> list[dict[str, Any]]:
+    """The first right answer of each of the three families whose right answers are the longest."""
+    first: dict[str, dict[str, Any]] = {}
+    with open(run.root / "evals" / f"{stage}.items.jsonl", encoding="utf-8") as lines:
+        for line in lines:
+            item = json.loads(line)
+            if item["correct"]:
+                first.setdefault(item["family"], item)
+    return sorted(first.values(), key=lambda item: -len(item["response"]))[:3]
