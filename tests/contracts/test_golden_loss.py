@@ -32,7 +32,11 @@ def curve(name: OptimizerName, folder: Path) -> list[float]:
     model = Transformer(ModelConfig(256, 32, 2, 4, 2, 64, 128, tie_word_embeddings=True))
     model.init_weights(0)
     optimizer = Optimizer(model, OptimizerConfig(name))
-    loader, schedule, rope = PackedLoader(data, 4, seed=0, micro_rows=2), Schedule(1e-2), Rope(model.config, 128)
+    loader, schedule, rope = (
+        PackedLoader(data, 4, seed=0, micro_rows=2),
+        Schedule(1e-2),
+        Rope(model.config, 128),
+    )
     losses = []
     for step in range(STEPS):
         batches = loader(step)

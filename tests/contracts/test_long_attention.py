@@ -11,13 +11,10 @@ def test_blocks_equal_a_masked_softmax(time: int) -> None:
     generator = torch.Generator().manual_seed(time)
     batch, heads, groups, channels = 3, 4, 2, 8
     lengths = torch.randint(1, 400, (batch, time), generator=generator)
-    documents = torch.stack(
-        [torch.repeat_interleave(torch.arange(time), row)[:time] for row in lengths]
-    )
+    documents = torch.stack([torch.repeat_interleave(torch.arange(time), row)[:time] for row in lengths])
     q = torch.randn(batch, time, heads, channels, generator=generator, dtype=torch.float64)
     k, v = (
-        torch.randn(batch, time, groups, channels, generator=generator, dtype=torch.float64)
-        for _ in range(2)
+        torch.randn(batch, time, groups, channels, generator=generator, dtype=torch.float64) for _ in range(2)
     )
     visible = (documents[:, :, None] == documents[:, None, :]) & torch.ones(time, time).tril().bool()
     scores = torch.einsum("bqhk,bthk->bhqt", q, k.repeat_interleave(2, 2)) * channels**-0.5

@@ -14,7 +14,7 @@ from phi4.pivotal.stage import Outcome, SearchConfig
 from phi4.recipes.recipe import Dpo, Evaluation, Organic, Pivotal, Recipe, Share, Skills, Stage
 from phi4.run.folder import RunFolder
 
-PAGES = (Share("problems", 0.9), Share("textbook", 0.1))
+PAGES = (Share("problems", 0.7), Share("sheets", 0.2), Share("textbook", 0.1))
 
 
 def small(workers: int = 1) -> Recipe:

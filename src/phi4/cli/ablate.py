@@ -6,7 +6,9 @@ from pathlib import Path
 
 from phi4.errors import UsageError
 
-HELP = "Compare variants of a recipe: its data (`phi4 ablate pico`) or its preference pairs (`phi4 ablate dpo`)."
+HELP = (
+    "Compare variants of a recipe: its data (`phi4 ablate pico`) or its preference pairs (`phi4 ablate dpo`)."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe"
     )
-    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run with these values made")
+    parser.add_argument(
+        "--fresh", action="store_true", help="forget what an earlier run with these values made"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its cost only")
 
 
@@ -72,7 +74,9 @@ def _print_summary(recipe: "Recipe", summary: "Summary", console: "Console") -> 
 
     from phi4.skills.catalog import family
 
-    table = Table(title=f"{recipe.name}: unseen problems right, by stage [95 % interval]", title_justify="left")
+    table = Table(
+        title=f"{recipe.name}: unseen problems right, by stage [95 % interval]", title_justify="left"
+    )
     table.add_column("family")
     for stage, scores in summary.stages:
         table.add_column(f"{stage}\n{scores['mode']}", justify="right")
@@ -81,9 +85,7 @@ def _print_summary(recipe: "Recipe", summary: "Summary", console: "Console") -> 
     for name, last in summary.stages[-1][1]["families"].items():
         cells = [_percent(scores["families"][name]) for _, scores in summary.stages]
         note = "" if last["trained"] else " (never trained)"
-        table.add_row(
-            family(name).title + note, *cells, f"{last['chance']:.0%}", f"{last['neighbour']:.0%}"
-        )
+        table.add_row(family(name).title + note, *cells, f"{last['chance']:.0%}", f"{last['neighbour']:.0%}")
     table.add_section()
     table.add_row("all trained families", *(_percent(scores["overall"]) for _, scores in summary.stages))
     console.print(table)
@@ -92,7 +94,9 @@ def _print_summary(recipe: "Recipe", summary: "Summary", console: "Console") -> 
         console.print(item["question"], markup=False)
         console.print("\n".join("  " + line for line in item["response"].strip().split("\n")), markup=False)
     minutes = summary.seconds / 60
-    console.print(f"\nmade in {minutes:.1f} min   model {summary.model}   report {summary.report}", markup=False)
+    console.print(
+        f"\nmade in {minutes:.1f} min   model {summary.model}   report {summary.report}", markup=False
+    )
     console.print("talk to it: phi4 chat", markup=False)
 
 

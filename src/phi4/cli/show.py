@@ -35,11 +35,15 @@ def run(args: argparse.Namespace) -> int:
     }
     table = Table(title=args.model or str(Path(resolve(None))), title_justify="left", show_header=False)
     for name in (f.name for f in fields(config) if f.name != "long_rope"):
-        table.add_row(name, f"{getattr(config, name):,}" if name != "rms_norm_eps" else str(config.rms_norm_eps))
+        table.add_row(
+            name, f"{getattr(config, name):,}" if name != "rms_norm_eps" else str(config.rms_norm_eps)
+        )
     table.add_row("rope", "longrope" if config.long_rope else "plain")
     table.add_section()
     table.add_row("parameters", f"{figures['parameters']:,}")
-    table.add_row("weights in bf16", f"{figures['bf16_bytes']:,} bytes ({figures['bf16_bytes'] / 2**30:.2f} GiB)")
+    table.add_row(
+        "weights in bf16", f"{figures['bf16_bytes']:,} bytes ({figures['bf16_bytes'] / 2**30:.2f} GiB)"
+    )
     table.add_row("KV cache per token, 16 bit", f"{figures['kv_bytes_per_token']:,} bytes")
     table.add_row(
         f"KV cache at {context:,} tokens", f"{figures['kv_bytes_per_token'] * context / 2**30:.3f} GiB"

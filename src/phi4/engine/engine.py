@@ -63,6 +63,10 @@ class Engine:
         self.model = (model if same else copy.deepcopy(model).to(self.dtype)).eval()
         self.tokenizer = tokenizer
         self.rope = Rope(config, self.context, self.device)
+        # On CPUs PyTorch's attention over one query is twice as fast on float32 keys as on bf16 ones, although
+        # they are twice the bytes.
+        bf16_on_cpu = self.device.type == "cpu" and self.dtype == torch.bfloat16
+        self.cache_dtype = torch.float32 if bf16_on_cpu else self.dtype
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete every request; ordered by (request, sample).
@@ -112,7 +116,7 @@ class _Run:
             (i, requests[i].params.first_sample + k) for i in order for k in range(requests[i].params.n)
         )
         self._cache = KVCache(
-            engine.model.config, slots, min(longest, engine.context), engine.dtype, engine.device
+            engine.model.config, slots, min(longest, engine.context), engine.cache_dtype, engine.device
         )
 
     @property
@@ -165,7 +169,10 @@ class _Run:
         last = torch.tensor(lengths, device=engine.device) - 1
         logits_BV = engine.model.head(h_BTD[torch.arange(len(prompts), device=engine.device), last])
         # Spread each prompt's cache to the slots of its samples, last prompt first so that none is overwritten.
-        counts = [end - start for (_, start), (_, end) in zip(prompts, [*prompts[1:], (0, len(admitted))], strict=True)]
+        counts = [
+            end - start
+            for (_, start), (_, end) in zip(prompts, [*prompts[1:], (0, len(admitted))], strict=True)
+        ]
         for row in reversed(range(len(prompts))):
             start = prompts[row][1]
             self._cache.copy(first + row, first + start, lengths[row], counts[row])

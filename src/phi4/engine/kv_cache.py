@@ -65,15 +65,15 @@ class KVCache:
         def attend(layer: int, q_N1HK: Tensor, k_N1GK: Tensor, v_N1GK: Tensor) -> Tensor:
             heads, channels = q_N1HK.shape[2:]
             groups = k_N1GK.shape[2]
-            self.k_LSGCK[layer, rows, :, lengths_N] = k_N1GK[:, 0]
-            self.v_LSGCK[layer, rows, :, lengths_N] = v_N1GK[:, 0]
+            self.k_LSGCK[layer, rows, :, lengths_N] = k_N1GK[:, 0].to(self.k_LSGCK.dtype)
+            self.v_LSGCK[layer, rows, :, lengths_N] = v_N1GK[:, 0].to(self.v_LSGCK.dtype)
             # The query heads of a group stand side by side as if they were positions: no key is repeated.
             o_NGRK = torch.nn.functional.scaled_dot_product_attention(
-                q_N1HK.view(active, groups, heads // groups, channels),
+                q_N1HK.view(active, groups, heads // groups, channels).to(self.k_LSGCK.dtype),
                 self.k_LSGCK[layer, :active, :, :end],
                 self.v_LSGCK[layer, :active, :, :end],
                 attn_mask=bias,
             )
-            return o_NGRK.reshape(active, 1, heads, channels)
+            return o_NGRK.reshape(active, 1, heads, channels).to(q_N1HK.dtype)
 
         return attend

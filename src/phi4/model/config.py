@@ -116,7 +116,10 @@ def from_hf(raw: dict[str, Any]) -> ModelConfig:
     )
     long_rope = None
     if kind == "longrope":
-        if rope.get("attention_factor") is not None or rope.get("factor", limit / original) != limit / original:
+        if (
+            rope.get("attention_factor") is not None
+            or rope.get("factor", limit / original) != limit / original
+        ):
             raise ModelError(
                 "LongRoPE with an attention_factor or factor of its own is not supported",
                 "the published Phi models derive both from their context lengths",

@@ -4,11 +4,9 @@ Every arm is an ordinary run below its own folder, so an ablation resumes like a
 table can be looked up in a run's report.
 """
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from phi4.data.record import TokenPair
 from phi4.data.synthetic.teacher import Noise
@@ -30,8 +28,8 @@ from phi4.recipes.make import (
     pivotal_question,
     train_dpo,
 )
-from phi4.recipes.recipe import Evaluation, Recipe, Share
-from phi4.run.files import read_json, write_json
+from phi4.recipes.recipe import Recipe, Share
+from phi4.run.files import write_json
 from phi4.run.folder import RunFolder
 from phi4.run.progress import Progress
 from phi4.text.tokenizer import Tokenizer
@@ -75,7 +73,7 @@ def data_arms(recipe: Recipe) -> dict[str, Recipe]:
         midtrain=None,
         pivotal=None,
         dpo=None,
-        evaluation=replace(recipe.evaluation, base=False),
+        evaluation=replace(recipe.evaluation, base_problems=0),
     )
     noisy = replace(base.skills, noise=NOISE)
     texts = tuple(share for share in base.pretrain.mixture if share.source != "problems")
@@ -119,9 +117,7 @@ def ablate_data(recipe: Recipe, folder: Path, seeds: Sequence[int], say: Say) ->
     return Ablation(recipe.name, tuple(results), tuple(comparisons), tuple(notes))
 
 
-def ablate_dpo(
-    recipe: Recipe, run: RunFolder, seeds: Sequence[int], wanted: int, say: Say
-) -> Ablation:
+def ablate_dpo(recipe: Recipe, run: RunFolder, seeds: Sequence[int], wanted: int, say: Say) -> Ablation:
     """Pivotal pairs against no DPO, random-token pairs and whole responses: equal pairs, steps and rates."""
     if recipe.pivotal is None or recipe.dpo is None:
         raise UsageError(f"recipe {recipe.name} has no DPO to ablate")
@@ -212,9 +208,7 @@ def _dpo_pairs(job: Job, folder: Path, wanted: int) -> dict[str, list[TokenPair]
 
     by_id = {question.id: question for question in questions}
     pivotal = [record(pair, by_id[pair.question], tokenizer.fingerprint, "ablate", "sft") for pair in pairs]
-    random = random_token_pairs(
-        pairs, questions, oracle, engine, config, folder, tokenizer.fingerprint
-    )
+    random = random_token_pairs(pairs, questions, oracle, engine, config, folder, tokenizer.fingerprint)
     whole = full_response_pairs(pairs, questions, oracle, config, folder, tokenizer.fingerprint)
     return {
         name: [r.content for r in records if isinstance(r.content, TokenPair)]

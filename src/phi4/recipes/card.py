@@ -64,7 +64,7 @@ Text under PSF-2.0 is documentation and code of the Python standard library; the
     card = {
         "name": recipe.name,
         "recipe": fingerprint,
-        "skills": [family(name).title for name in recipe.skills.families],
-        "scores": {family(name).title: s["accuracy"] for name, s in scores["families"].items()},
+        "skills": list(recipe.skills.families),
+        "scores": {name: score["accuracy"] for name, score in scores["families"].items()},
     }
     atomic_write(folder / "phi4.json", json.dumps(card, indent=2) + "\n")

@@ -4,12 +4,11 @@ Every step is in the ledger. What is written here is a pure function of the reci
 the texts on the machine, whatever the number of workers.
 """
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 from phi4.data.curate import Curation, curate
@@ -26,7 +25,7 @@ from phi4.data.organic.sources import (
     stdlib_modules,
     textbook,
 )
-from phi4.data.pack import PackedSet, Tokens, pack
+from phi4.data.pack import Tokens, pack
 from phi4.data.record import (
     Lineage,
     Record,
@@ -76,19 +75,23 @@ def organic_sources(recipe: Recipe) -> list[OrganicSource]:
     return found
 
 
-def evaluation_tasks(recipe: Recipe) -> list[Task]:
+@lru_cache(maxsize=2)
+def evaluation_tasks(recipe: Recipe) -> tuple[Task, ...]:
     """The frozen held-out problems this run is measured on, transfer families included."""
     names = (*recipe.skills.families, *recipe.skills.transfer)
-    return skill_tasks(
+    tasks = skill_tasks(
         [family(name) for name in names],
         recipe.evaluation.problems,
         problem_document,
         shots=recipe.evaluation.shots,
         percent=recipe.skills.held_out_percent,
     )
+    return tuple(tasks)
 
 
-def build_corpus(recipe: Recipe, run: RunFolder, organic: Sequence[OrganicSource], tasks: Sequence[Task]) -> dict[str, Any]:
+def build_corpus(
+    recipe: Recipe, run: RunFolder, organic: Sequence[OrganicSource], tasks: Sequence[Task]
+) -> dict[str, Any]:
     """Make, verify and curate every record; write data/records, the ledger and the run's data figures."""
     data, ledger = run.stage("data"), Ledger.open(run.root / "ledger")
     # Our own items are problems: written text is compared with their wording, problems with their keys.
@@ -111,10 +114,10 @@ def build_corpus(recipe: Recipe, run: RunFolder, organic: Sequence[OrganicSource
         signals_path=data / "records" / "signals.parquet",
     )
     chosen = curated.records if recipe.skills.curate else (*curated.records, *pages)
-    long = _long_documents(recipe, ledger, chosen)
+    assembled = _assembled(recipe, ledger, chosen)
     chats = _conversations(recipe, ledger, index, curation)
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in (*chosen, *long, *chats):
+    for record in (*chosen, *assembled, *chats):
         groups[_mixture_name(record)].append(record)
     for name, records in groups.items():
         write_records(data / "records" / f"{name}.parquet", records)
@@ -163,7 +166,8 @@ def pack_stages(recipe: Recipe, run: RunFolder, sources: Sources, tokenizer: Tok
         )
         drawn |= {sources.by_name[source][i].id for source, i in order}
         table += [
-            {"stage": stage.name, "licence": _licences(sources.by_name[row.source]), **asdict(row)} for row in rows
+            {"stage": stage.name, "licence": _licences(sources.by_name[row.source]), **asdict(row)}
+            for row in rows
         ]
         write_json(data / "shards" / f"{stage.name}.json", {"rows": packed.rows, "tokens": packed.tokens})
     with Ledger.open(run.root / "ledger").step("draw") as step:
@@ -246,7 +250,9 @@ def _enter(
 ) -> Iterator[tuple[Record, Page]]:
     source = f"skills/{draw.family}"
     for page in pages:
-        origin = root_id(source, page.locator.removesuffix("/1") if page.locator.count("/") > 1 else page.locator)
+        origin = root_id(
+            source, page.locator.removesuffix("/1") if page.locator.count("/") > 1 else page.locator
+        )
         copy = int(page.locator.count("/") > 1)
         record = derived_record(
             step_name,
@@ -270,7 +276,9 @@ def _enter(
         yield record, page
 
 
-def _conversations(recipe: Recipe, ledger: Ledger, index: EvaluationIndex, curation: Curation) -> list[Record]:
+def _conversations(
+    recipe: Recipe, ledger: Ledger, index: EvaluationIndex, curation: Curation
+) -> list[Record]:
     """SFT: solved problems in chat form, and the share of small talk that lets "hello" be answered."""
     skills = recipe.skills
     count = skills.conversations
@@ -333,59 +341,80 @@ def _conversations(recipe: Recipe, ledger: Ledger, index: EvaluationIndex, curat
     return kept + talk
 
 
-def _long_documents(recipe: Recipe, ledger: Ledger, curated: Sequence[Record]) -> list[Record]:
-    """Long data for midtraining: whole chapters and files, worksheets of one family, key-value recall."""
-    if recipe.midtrain is None:
-        return []
-    size = recipe.midtrain.context * 3  # characters: about what one context holds
-    parts: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in curated:
-        if record.kind == "procedural" and record.meta["level"] == STANDARD:
-            parts["worksheets", record.skill].append(record)
-        elif record.kind in ("textbook", "docs", "code"):
-            parts["chapters", f"{record.source}/{record.parents[0]}"].append(record)
-    made: list[tuple[str, list[Record]]] = []
-    for (name, _), records in parts.items():
-        group: list[Record] = []
-        sheets = 0
-        for record in records:
-            group.append(record)
-            if sum(len(plain_text(part)) for part in group) >= size:
-                made.append((name, group))
-                group = []
-                sheets += 1
-                if name == "worksheets" and sheets >= 40:
-                    break
-        if name == "chapters" and sum(len(plain_text(part)) for part in group) >= size // 2:
-            made.append((name, group))
+def _assembled(recipe: Recipe, ledger: Ledger, curated: Sequence[Record]) -> list[Record]:
+    """Pages put together: two problems on a sheet for few-shot reading; for midtraining the long data, that is
+    worksheets of one family, whole chapters and files, and key-value recall."""
+    groups = list(_sheets(curated, "sheets", recipe.pretrain.context * 2, most=400))
+    if recipe.midtrain is not None:
+        size = recipe.midtrain.context * 3  # characters: about what one context holds
+        groups += [*_sheets(curated, "worksheets", size, most=40), *_chapters(curated, size)]
     found = []
-    with ledger.step("long") as step:
-        for number, (name, group) in enumerate(made):
+    with ledger.step("assemble") as step:
+        entered: set[str] = set()
+        for number, (name, group) in enumerate(groups):
             ids = [record.id for record in group]
-            step.input(ids)
-            step.keep_all(ids)
-            first = group[0]
+            new = [id for id in ids if id not in entered]
+            entered.update(new)
+            step.input(new)
+            step.keep_all(new)
+            text = "\n\n".join(plain_text(part) for part in group)
             record = derived_record(
-                "long",
+                "assemble",
                 name,
                 ids,
                 number,
-                Text("\n\n".join(plain_text(part) for part in group)),
+                Text(text),
                 kind=name,
-                skill=first.skill,
-                licence=first.licence,
-                source=first.source,
+                skill=group[0].skill,
+                licence=group[0].licence,
+                source=group[0].source,
                 generator="assembly",
+                meta={"solution": group[0].meta.get("solution", 0)},
             )
             step.output(record.id, ids)
             found.append(record)
-        for record in _recall_records(recipe.midtrain.context):
-            origin = root_id("recall", record.meta["locator"])
-            step.input([origin])
-            step.keep(origin)
-            step.output(record.id, (origin,))
+        for record in _recall_records(recipe.midtrain.context) if recipe.midtrain else ():
+            step.input(record.parents)
+            step.keep_all(record.parents)
+            step.output(record.id, record.parents)
             found.append(record)
     return found
+
+
+def _sheets(curated: Sequence[Record], name: str, size: int, most: int) -> Iterator[tuple[str, list[Record]]]:
+    """Problems of one family in the plain form, together at most `size` characters but at least two."""
+    by_skill: dict[str, list[Record]] = defaultdict(list)
+    for record in curated:
+        if record.kind == "procedural" and plain_text(record).startswith("Problem: "):
+            by_skill[record.skill].append(record)
+    for records in by_skill.values():
+        group: list[Record] = []
+        made = 0
+        for record in records:
+            length = sum(len(plain_text(part)) for part in (*group, record))
+            if len(group) >= 2 and length > size:
+                yield name, group
+                group, made = [], made + 1
+                if made == most:
+                    break
+            group.append(record)
+
+
+def _chapters(curated: Sequence[Record], size: int) -> Iterator[tuple[str, list[Record]]]:
+    """The passages of one chapter, topic or module in order, in stretches of about `size` characters."""
+    by_origin: dict[str, list[Record]] = defaultdict(list)
+    for record in curated:
+        if record.kind in ("textbook", "docs", "code"):
+            by_origin[f"{record.source}/{record.parents[0]}"].append(record)
+    for records in by_origin.values():
+        group: list[Record] = []
+        for record in records:
+            group.append(record)
+            if sum(len(plain_text(part)) for part in group) >= size:
+                yield "chapters", group
+                group = []
+        if sum(len(plain_text(part)) for part in group) >= size // 2:
+            yield "chapters", group
 
 
 def _recall_records(context: int, count: int = 400) -> Iterator[Record]:
@@ -397,7 +426,7 @@ def _recall_records(context: int, count: int = 400) -> Iterator[Record]:
         solution = recall_solution(key, value)
         page = f"Problem: {text} {recall_question(key)}\nSolution:\n{solution}"
         yield derived_record(
-            "long",
+            "assemble",
             "recall",
             (root_id("recall", str(i)),),
             0,

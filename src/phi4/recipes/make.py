@@ -4,7 +4,6 @@ Reads from top to bottom as the system does. A stage's key is the hash of its co
 builds on and its version here; a finished stage is skipped, a half-finished one goes on where it was.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from phi4 import __version__
 from phi4.data.organic.sources import OrganicSource
 from phi4.data.pack import PackedSet, open_packed, pack
 from phi4.data.record import TokenPair, read_records
+from phi4.data.synthetic.problems import Draw, training_problems
+from phi4.data.synthetic.textbook import problem_document
 from phi4.device import Machine, measure
 from phi4.engine.engine import Engine
 from phi4.errors import RunError
@@ -25,6 +24,7 @@ from phi4.evals.baselines import Baselines, baselines
 from phi4.evals.runner import EvalResult, evaluate, write_result
 from phi4.evals.task import Mode, Task
 from phi4.evals.tasks.recall import recall_rows, recall_task
+from phi4.grading.sequential import PivotalTest
 from phi4.model.config import ModelConfig
 from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer
@@ -41,11 +41,9 @@ from phi4.recipes.corpus import (
     read_corpus,
 )
 from phi4.recipes.recipe import Recipe, Stage
-from phi4.data.synthetic.problems import Draw, training_problems
-from phi4.data.synthetic.textbook import problem_document
 from phi4.report.page import write_report
 from phi4.run.config import to_json
-from phi4.run.files import atomic_folder, read_json, write_json
+from phi4.run.files import read_json, write_json
 from phi4.run.folder import RunFolder, fingerprint
 from phi4.run.progress import Progress, duration
 from phi4.skills.catalog import family
@@ -75,9 +73,13 @@ class Job:
     run: RunFolder
     machine: Machine
     organic: tuple[OrganicSource, ...]
-    tasks: tuple[Task, ...]
     keys: dict[str, str]
     say: Say
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The evaluation items; made when first asked for, so that a finished run opens at once."""
+        return evaluation_tasks(self.recipe)
 
 
 def run_name(recipe: Recipe, organic: Sequence[OrganicSource]) -> str:
@@ -86,7 +88,9 @@ def run_name(recipe: Recipe, organic: Sequence[OrganicSource]) -> str:
     return f"{recipe.name}-{print_[:8]}"
 
 
-def make(recipe: Recipe, runs: Path, provenance: dict[str, str], say: Say, *, fresh: bool = False) -> RunFolder:
+def make(
+    recipe: Recipe, runs: Path, provenance: dict[str, str], say: Say, *, fresh: bool = False
+) -> RunFolder:
     """Carry out `recipe` below `runs` and return its folder; everything finished is kept, whatever happens."""
     organic = tuple(organic_sources(recipe))
     for source in organic:
@@ -120,9 +124,7 @@ def open_job(
     """Everything the stages of a run need: its machine (measured once), evaluation items and stage keys."""
     sources = tuple(organic_sources(recipe) if organic is None else organic)
     machine = _open(run, recipe, provenance or {})
-    return Job(
-        recipe, run, machine, sources, tuple(evaluation_tasks(recipe)), stage_keys(recipe, sources), say
-    )
+    return Job(recipe, run, machine, sources, stage_keys(recipe, sources), say)
 
 
 def stage_keys(recipe: Recipe, organic: Sequence[OrganicSource]) -> dict[str, str]:
@@ -156,7 +158,9 @@ def make_data(job: Job) -> None:
         tokenizer.save(run.stage("tokenizer"))
         pack_stages(recipe, run, sources, tokenizer)
         known = {task.family: baselines(task, family(task.family)) for task in job.tasks}
-        write_json(run.root / "data" / "baselines.json", {n: [b.chance, b.neighbour] for n, b in known.items()})
+        write_json(
+            run.root / "data" / "baselines.json", {n: [b.chance, b.neighbour] for n, b in known.items()}
+        )
         run.mark_done("data", job.keys["shards"], corpus, time.perf_counter() - started)
     summary = run.summary("data")
     counts = ", ".join(f"{n:,} {name}" for name, n in summary["records"].items())
@@ -199,7 +203,7 @@ def make_stage(job: Job, stage: Stage) -> None:
         measure_recall(job, stage.name, stage.context)
     if stage.name == "sft":
         measure_stage(job, stage.name, "chat")
-    elif recipe.evaluation.base:
+    elif recipe.evaluation.base_problems:
         measure_stage(job, stage.name, "few-shot")
 
 
@@ -223,6 +227,8 @@ def make_pivotal(job: Job) -> None:
                 seed=job.recipe.seed,
                 model=job.keys["sft"],
             ),
+            test=PivotalTest(max_rollouts=settings.rollouts),
+            confirmation=PivotalTest(max_rollouts=settings.rollouts, two_sided=False),
         )
         with Progress("pivotal", len(questions), "questions") as progress:
             outcome = search(
@@ -300,8 +306,8 @@ def make_model(job: Job) -> None:
         model = load_model(run.root / last / "model")
         save_model(folder, model, Tokenizer.load(run.root / last / "model"))
         write_card(job.recipe, run, folder, last)
+        write_report(run.root)
         run.mark_done("model", job.keys[last], {"stage": last}, 0.0)
-    write_report(run.root)
 
 
 def last_stage(recipe: Recipe) -> str:
@@ -311,7 +317,10 @@ def last_stage(recipe: Recipe) -> str:
 
 def measure_stage(job: Job, stage: str, mode: Mode) -> EvalResult | None:
     """Score a stage on the frozen held-out problems, keep every item, and show one of them solved."""
-    folder, key = job.run.root / "evals", fingerprint([VERSIONS["evals"], job.keys[stage], job.recipe.evaluation])
+    folder, key = (
+        job.run.root / "evals",
+        fingerprint([VERSIONS["evals"], job.keys[stage], job.recipe.evaluation]),
+    )
     keys_path = folder / "keys.json"
     keys = read_json(keys_path) if keys_path.exists() else {}
     result = None
@@ -319,9 +328,11 @@ def measure_stage(job: Job, stage: str, mode: Mode) -> EvalResult | None:
         folder.mkdir(exist_ok=True)
         engine = engine_of(job, stage)
         stored = read_json(job.run.root / "data" / "baselines.json")
-        job.say(f"{stage}: asking {sum(len(task.items) for task in job.tasks):,} unseen problems")
+        n = job.recipe.evaluation.base_problems if mode == "few-shot" else None
+        tasks = [replace(task, items=task.items[:n]) for task in job.tasks]
+        job.say(f"{stage}: asking {sum(len(task.items) for task in tasks):,} unseen problems")
         result = evaluate(
-            job.tasks,
+            tasks,
             engine,
             engine.tokenizer,
             mode,
@@ -352,7 +363,9 @@ def measure_recall(job: Job, stage: str, length: int) -> None:
     rows = [{**row, "key": job.keys[stage]} for row in recall_rows(result, tasks)]
     write_json(path, [row for row in known if row["stage"] != stage] + rows)
     for row in rows:
-        job.say(f"{stage}: finds the value of a key in {row['length']} tokens {row['correct']}/{row['n']} times")
+        job.say(
+            f"{stage}: finds the value of a key in {row['length']} tokens {row['correct']}/{row['n']} times"
+        )
 
 
 def engine_of(job: Job, stage: str, *, context: int = 0, slots: int = 256) -> Engine:
@@ -362,19 +375,20 @@ def engine_of(job: Job, stage: str, *, context: int = 0, slots: int = 256) -> En
     model = load_model(folder)
     if context > model.config.max_position_embeddings:
         model.config = replace(model.config, max_position_embeddings=context)
-    return Engine(model, Tokenizer.load(folder), dtype=job.machine.compute_dtype, slots=slots, context=context)
+    return Engine(
+        model, Tokenizer.load(folder), dtype=job.machine.compute_dtype, slots=slots, context=context
+    )
 
 
 def pivotal_problems(job: Job) -> dict[str, Problem]:
-    """Problems to search, by id: training side, never a page, spread over the families, hard ones first."""
+    """Problems to search, by id: training side, never a page, spread over the families that are taught most."""
     settings, skills = job.recipe.pivotal, job.recipe.skills
     assert settings is not None
-    each = -(-settings.questions // len(skills.families))
+    families = skills.emphasis or skills.families
+    each = -(-settings.questions // len(families))
     found: dict[str, Problem] = {}
-    for name in skills.families:
-        draw = Draw(
-            name, PIVOTAL_START, PIVOTAL_START + 4 * each, (0.0, 0.5, 0.5), skills.held_out_percent
-        )
+    for name in families:
+        draw = Draw(name, PIVOTAL_START, PIVOTAL_START + 4 * each, (0.0, 0.5, 0.5), skills.held_out_percent)
         for _, problem in zip(range(each), training_problems(draw), strict=False):
             found[f"{name}-{problem.level}-{problem.index}"] = problem
     return found
@@ -454,7 +468,9 @@ def _heldout_watch(
     if stage.name == "sft":
         return None
     documents, size = heldout_documents(job.recipe, tokenizer)
-    packed: PackedSet = pack(documents, job.run.root / stage.name / "heldout", stage.context, tokenizer.vocab_size)
+    packed: PackedSet = pack(
+        documents, job.run.root / stage.name / "heldout", stage.context, tokenizer.vocab_size
+    )
     loader = PackedLoader(packed, packed.rows, seed=0, micro_rows=16)
     batches = loader(0)
     return lambda model: {"heldout_bpb": bits_per_byte(model, batches, size, rope, job.machine.compute_dtype)}

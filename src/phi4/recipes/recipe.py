@@ -17,7 +17,8 @@ class Skills:
 
     families: tuple[str, ...]
     transfer: tuple[str, ...] = ()  # held out of training whole, asked in every evaluation
-    emphasis: tuple[str, ...] = ()  # families with twice as many problems and conversations
+    emphasis: tuple[str, ...] = ()  # families with `emphasis_times` as many problems and conversations
+    emphasis_times: int = 4
     problems: int = 4_000  # per family, before curation
     conversations: int = 1_000  # per family, for SFT
     levels: tuple[float, float, float] = (0.25, 0.6, 0.15)  # shares of easy, standard and hard
@@ -29,10 +30,9 @@ class Skills:
     answers_only: bool = False  # ablation: the working is left out
     one_template: bool = False  # ablation: every family is asked in a single wording
 
-
     def times(self, family: str) -> int:
         """How many times the ordinary number of problems a family gets."""
-        return 2 if family in self.emphasis else 1
+        return self.emphasis_times if family in self.emphasis else 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Evaluation:
     problems: int = 200
     shots: int = 1
     recall_problems: int = 64  # key-value recall before and after midtraining
-    base: bool = True  # also measure base models, few-shot, and not only the stages that chat
+    base_problems: int = 50  # per family for base models, few-shot; 0 leaves them unmeasured
 
 
 @dataclass(frozen=True)

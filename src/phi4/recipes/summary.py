@@ -29,12 +29,10 @@ def summarise(recipe: Recipe, run: RunFolder) -> Summary:
     if last not in names:
         names.append(last)
     scores = tuple((name, read_json(run.root / "evals" / f"{name}.json")) for name in names)
-    timed = [path for path in run.root.glob("*/done.json")]
+    timed = list(run.root.glob("*/done.json"))
     seconds = sum(run.seconds(path.parent.name) for path in timed)
     seconds += sum(score["seconds"] for _, score in scores)
-    return Summary(
-        scores, tuple(_solved(run, last)), seconds, run.root / "model", run.root / "report.html"
-    )
+    return Summary(scores, tuple(_solved(run, last)), seconds, run.root / "model", run.root / "report.html")
 
 
 def _solved(run: RunFolder, stage: str) -> list[dict[str, Any]]:

@@ -83,7 +83,8 @@ class Tokenizer:
         """`encode_batch`, and for each id 1 where it ends behind character `start` of its text, else 0."""
         found = self._content.encode_batch(list(texts), add_special_tokens=False)
         return [
-            (e.ids, [int(end > start) for _, end in e.offsets]) for e, start in zip(found, starts, strict=True)
+            (e.ids, [int(end > start) for _, end in e.offsets])
+            for e, start in zip(found, starts, strict=True)
         ]
 
     def decode(self, ids: Iterable[int]) -> str:

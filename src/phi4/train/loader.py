@@ -65,6 +65,10 @@ class PackedLoader:
         found = [self.data.row(i) for i in self.order.at(step * self.rows, self.rows)]
         ids, documents, learn = (np.stack(part).astype(np.int64) for part in zip(*found, strict=True))
         return [
-            collate(ids[i : i + self.micro_rows], documents[i : i + self.micro_rows], learn[i : i + self.micro_rows])
+            collate(
+                ids[i : i + self.micro_rows],
+                documents[i : i + self.micro_rows],
+                learn[i : i + self.micro_rows],
+            )
             for i in range(0, self.rows, self.micro_rows)
         ]

@@ -30,7 +30,9 @@ class Optimizer:
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self.config = config
-        by_muon = {p for n, p in model.named_parameters() if config.name == "muon" and n.endswith("proj.weight")}
+        by_muon = {
+            p for n, p in model.named_parameters() if config.name == "muon" and n.endswith("proj.weight")
+        }
         rest = [p for p in self._names if p not in by_muon]
         adamw = torch.optim.AdamW(
             [

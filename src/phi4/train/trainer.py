@@ -70,7 +70,9 @@ def train(
     dtype = machine.compute_dtype
     model.train()
     optimizer = Optimizer(model, config.optimizer)
-    state = load_checkpoint(folder, data_fingerprint, model, optimizer) or TrainState(0, 0.0, data_fingerprint)
+    state = load_checkpoint(folder, data_fingerprint, model, optimizer) or TrainState(
+        0, 0.0, data_fingerprint
+    )
     flops = training_flops_per_token(model.config, len(rope.cos_TR)) * tokens_per_step
     recent: list[float] = []
     with (
@@ -96,7 +98,9 @@ def train(
             recent = [*recent[-19:], total]
             done = step + 1
             seconds = before + time.perf_counter() - began
-            watching = watch is not None and (done == config.steps or (watch_every and done % watch_every == 0))
+            watching = watch is not None and (
+                done == config.steps or (watch_every and done % watch_every == 0)
+            )
             if done % config.log_every == 0 or done == config.steps or watching:
                 speed = (done - logged[0]) / max(1e-9, seconds - logged[1])
                 logged = (done, seconds)

@@ -77,7 +77,9 @@ def read_config(folder: Path) -> ModelConfig:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return from_hf(raw)
     except FileNotFoundError:
-        raise ModelError(f"no config.json in {folder}", "a model folder has config.json and weights") from None
+        raise ModelError(
+            f"no config.json in {folder}", "a model folder has config.json and weights"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not a usable model configuration: {error}") from error
 

@@ -69,7 +69,9 @@ def _write(problem: Problem, fault: str, rng: random.Random) -> str:
         return "\n".join((answer_line, *problem.steps))
     if fault == "truncated":
         whole = problem.solution
-        return whole[: rng.randrange(len(whole) // 4, max(len(whole) // 4 + 1, len(whole) - len(answer_line)))]
+        return whole[
+            : rng.randrange(len(whole) // 4, max(len(whole) // 4 + 1, len(whole) - len(answer_line)))
+        ]
     return problem.solution
 
 
