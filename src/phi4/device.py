@@ -25,7 +25,7 @@ class Machine:
     cpu: str
     cores: int
     memory_gb: float
-    torch: str
+    torch_version: str
     dtype: str  # compute dtype: the faster of the two
     matmul_gflops: dict[str, float]
 
@@ -54,7 +54,7 @@ def measure(dtype: str = "") -> Machine:
         cpu=_cpu_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        torch=torch.__version__,
+        torch_version=torch.__version__,
         dtype=dtype or max(speeds, key=lambda name: speeds[name]),
         matmul_gflops=speeds,
     )

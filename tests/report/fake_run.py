@@ -156,7 +156,7 @@ def _head() -> dict[str, Any]:
             "memory_gb": 16.0,
             "dtype": "bf16",
             "matmul_gflops": {"bf16": 612.0, "fp32": 98.0},
-            "torch": "2.13.0",
+            "torch_version": "2.13.0",
         },
         "phi4_version": "0.1.0",
     }

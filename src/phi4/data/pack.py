@@ -133,7 +133,7 @@ def _rows(documents: Iterable[Tokens], width: int) -> Iterator[list[Tokens]]:
 def _write_shard(
     folder: Path, shard: int, rows: list[list[Tokens]], width: int, kind: type, digest: Any
 ) -> None:
-    ids = np.zeros((len(rows), width), dtype=kind)
+    ids: NDArray[Any] = np.zeros((len(rows), width), dtype=kind)
     documents = np.zeros((len(rows), width), dtype=np.uint16)
     learn = np.zeros((len(rows), width), dtype=np.uint8)
     for r, row in enumerate(rows):

@@ -28,7 +28,7 @@ RopeTable = Callable[[Tensor], tuple[Tensor, Tensor]]
 class Attend(Protocol):
     """How queries meet keys: full attention under a mask in training, a cache in the engine."""
 
-    def __call__(self, layer: int, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
+    def __call__(self, layer: int, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, /) -> Tensor:
         """Returns o_BTHK."""
         ...
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from phi4.data.record import TokenPair
+from phi4.data.record import TokenPair, read_records
 from phi4.data.synthetic.teacher import Noise
 from phi4.engine.engine import Engine
 from phi4.errors import RunError, UsageError
@@ -204,10 +204,7 @@ def _dpo_pairs(job: Job, folder: Path, wanted: int) -> dict[str, list[TokenPair]
         )
     write_outcome(outcome, questions, config, folder, tokenizer.decode, tokenizer.fingerprint)
     pairs = outcome.pairs
-    from phi4.pivotal.pairs import record
-
-    by_id = {question.id: question for question in questions}
-    pivotal = [record(pair, by_id[pair.question], tokenizer.fingerprint, "ablate", "sft") for pair in pairs]
+    pivotal = read_records(folder / "pairs.parquet")
     random = random_token_pairs(pairs, questions, oracle, engine, config, folder, tokenizer.fingerprint)
     whole = full_response_pairs(pairs, questions, oracle, config, folder, tokenizer.fingerprint)
     return {

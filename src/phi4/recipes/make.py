@@ -25,7 +25,6 @@ from phi4.evals.runner import EvalResult, evaluate, write_result
 from phi4.evals.task import Mode, Task
 from phi4.evals.tasks.recall import recall_rows, recall_task
 from phi4.grading.sequential import PivotalTest
-from phi4.model.config import ModelConfig
 from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer
 from phi4.pivotal.rollouts import Question, Sampling
@@ -452,13 +451,13 @@ def _starting_point(job: Job, stage: Stage, tokenizer: Tokenizer) -> Transformer
             )
         model = Transformer(recipe.model)
         model.init_weights(recipe.seed)
-    model.config = replace(model.config, rope_theta=stage.rope_theta, **_context(model.config, context))
+    model.config = replace(
+        model.config,
+        rope_theta=stage.rope_theta,
+        max_position_embeddings=context,
+        original_max_position_embeddings=context,
+    )
     return model
-
-
-def _context(config: ModelConfig, context: int) -> dict[str, int]:
-    limit = max(context, 0)
-    return {"max_position_embeddings": limit, "original_max_position_embeddings": limit}
 
 
 def _heldout_watch(

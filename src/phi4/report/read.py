@@ -98,7 +98,7 @@ def _machine(row: Fields) -> Machine | None:
         memory_gb=number(row, "memory_gb"),
         dtype=text(row, "dtype"),
         matmul_gflops=tuple((clean(k), v) for k in sorted(speeds) if (v := number(speeds, k)) is not None),
-        torch=text(row, "torch"),
+        torch=text(row, "torch_version"),
     )
 
 

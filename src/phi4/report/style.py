@@ -4,6 +4,7 @@ Charts are drawn in the light theme's colours; `to_svg` then turns every colour 
 variable, so one drawing serves light, dark and paper. Text stays text, in the page's own typeface.
 """
 
+import hashlib
 import io
 import logging
 import re
@@ -86,7 +87,16 @@ def to_svg(figure: Figure) -> str:
     svg = re.sub(r' (?:d|x|y|transform)="[^"<>]*"', _short_numbers, svg)
     for value, name in _VARIABLES.items():
         svg = svg.replace(value, f"var(--{name})")
-    return re.sub(r">\s+<", "><", svg).strip()
+    return _stable_ids(re.sub(r">\s+<", "><", svg).strip())
+
+
+def _stable_ids(svg: str) -> str:
+    """Ids by order of appearance under a hash of the drawing: matplotlib's own vary from process to process."""
+    names = list(dict.fromkeys(re.findall(r' id="([^"]+)"', svg)))
+    for number, name in enumerate(names):
+        svg = re.sub(rf'(id="|#){re.escape(name)}(?=["\)])', rf"\g<1>@{number}", svg)
+    prefix = "s" + hashlib.blake2b(svg.encode(), digest_size=5).hexdigest()
+    return re.sub(r'(id="|#)@(?=\d)', rf"\g<1>{prefix}-", svg)
 
 
 def _short_numbers(attribute: re.Match[str]) -> str:

@@ -66,10 +66,10 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """Every moment and counter as a tensor named PARAMETER/KEY."""
         return {
-            f"{self._names[parameter]}/{key}": value
+            f"{name}/{key}": value
+            for parameter, name in self._names.items()
             for optimizer in self._optimizers
-            for parameter, values in optimizer.state.items()
-            for key, value in values.items()
+            for key, value in optimizer.state.get(parameter, {}).items()
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
