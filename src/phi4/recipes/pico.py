@@ -80,6 +80,6 @@ def pico() -> Recipe:
             rope_theta=2_400.0,
         ),
         pivotal=Pivotal(questions=16, rollouts=128),
-        dpo=Dpo(),
+        dpo=Dpo(epochs=2, peak_lr=3e-5),
         evaluation=Evaluation(problems=200),
     )
