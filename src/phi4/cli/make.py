@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from phi4.recipes.summary import summarise
 
     names = ", ".join(stage.name for stage in recipe.stages)
+    if recipe.pivotal is not None and recipe.dpo is not None:
+        names += ", pivotal tokens, dpo"
     console.print(
         f"{recipe.name}: about {recipe.minutes:g} min on two cores with bf16; {names}. "
         "Ctrl-C stops it, the same command resumes it."

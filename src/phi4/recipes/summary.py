@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phi4.data.synthetic.verify import verify
 from phi4.recipes.make import last_stage
 from phi4.recipes.recipe import Recipe
 from phi4.run.files import read_json
 from phi4.run.folder import RunFolder
+from phi4.skills.catalog import family
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,17 @@ def summarise(recipe: Recipe, run: RunFolder) -> Summary:
 
 
 def _solved(run: RunFolder, stage: str) -> list[dict[str, Any]]:
-    """The first right answer of each of the three families whose right answers are the longest."""
+    """The first answer that is right in every step, of each of the three families where such answers are longest."""
     first: dict[str, dict[str, Any]] = {}
     with open(run.root / "evals" / f"{stage}.items.jsonl", encoding="utf-8") as lines:
         for line in lines:
             item = json.loads(line)
-            if item["correct"]:
-                first.setdefault(item["family"], item)
+            if item["correct"] and item["family"] not in first and _sound(item):
+                first[item["family"]] = item
     return sorted(first.values(), key=lambda item: -len(item["response"]))[:3]
+
+
+def _sound(item: dict[str, Any]) -> bool:
+    """A right answer can come out of wrong steps; only working that the verifier accepts is shown as solved."""
+    skill = family(item["family"])
+    return verify(skill, skill.problem(item["index"]), item["response"].strip()) == ""
