@@ -74,23 +74,23 @@ def run(args: argparse.Namespace) -> int:
 def _print_summary(recipe: "Recipe", summary: "Summary", console: "Console") -> None:
     from rich.table import Table
 
-    from phi4.skills.catalog import family
-
     table = Table(
-        title=f"{recipe.name}: unseen problems right, by stage [95 % interval]", title_justify="left"
+        title=f"{recipe.name}: unseen problems right in %, by stage [95 % interval]", title_justify="left"
     )
-    table.add_column("family")
+    table.add_column("family", no_wrap=True)
     for stage, scores in summary.stages:
-        table.add_column(f"{stage}\n{scores['mode']}", justify="right")
+        table.add_column(f"{stage}\n{scores['mode']}", justify="right", no_wrap=True)
     table.add_column("chance", justify="right")
-    table.add_column("nearest\nneighbour", justify="right")
+    table.add_column("neigh-\nbour", justify="right")
     for name, last in summary.stages[-1][1]["families"].items():
         cells = [_percent(scores["families"][name]) for _, scores in summary.stages]
-        note = "" if last["trained"] else " (never trained)"
-        table.add_row(family(name).title + note, *cells, f"{last['chance']:.0%}", f"{last['neighbour']:.0%}")
+        mark = "" if last["trained"] else " *"
+        table.add_row(name + mark, *cells, f"{last['chance']:.0%}", f"{last['neighbour']:.0%}")
     table.add_section()
-    table.add_row("all trained families", *(_percent(scores["overall"]) for _, scores in summary.stages))
+    table.add_row("all trained", *(_percent(scores["overall"]) for _, scores in summary.stages))
     console.print(table)
+    if recipe.skills.transfer:
+        console.print("* never trained on", markup=False)
     for item in summary.solved:
         console.print(f"\nAn unseen problem ({item['family']}):", style="bold")
         console.print(item["question"], markup=False)
@@ -103,7 +103,7 @@ def _print_summary(recipe: "Recipe", summary: "Summary", console: "Console") -> 
 
 
 def _percent(tally: dict[str, float]) -> str:
-    return f"{tally['accuracy']:.0%} [{tally['low']:.0%}, {tally['high']:.0%}]"
+    return f"{100 * tally['accuracy']:.0f} [{100 * tally['low']:.0f}, {100 * tally['high']:.0f}]"
 
 
 def _as_json(summary: "Summary") -> dict[str, object]:

@@ -1,6 +1,7 @@
 """What a finished run came to, read back from its folder: the last thing `phi4 make` prints."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,16 @@ def summarise(recipe: Recipe, run: RunFolder) -> Summary:
 
 
 def _solved(run: RunFolder, stage: str) -> list[dict[str, Any]]:
-    """The first answer that is right in every step, of each of the three families where such answers are longest."""
+    """The first answer that is right in every step of each of the three families the model does best in."""
     first: dict[str, dict[str, Any]] = {}
+    right: Counter[str] = Counter()
     with open(run.root / "evals" / f"{stage}.items.jsonl", encoding="utf-8") as lines:
         for line in lines:
             item = json.loads(line)
+            right[item["family"]] += item["correct"]
             if item["correct"] and item["family"] not in first and _sound(item):
                 first[item["family"]] = item
-    return sorted(first.values(), key=lambda item: -len(item["response"]))[:3]
+    return sorted(first.values(), key=lambda item: -right[item["family"]])[:3]
 
 
 def _sound(item: dict[str, Any]) -> bool:
