@@ -75,7 +75,11 @@ def _print_summary(recipe: "Recipe", summary: "Summary", console: "Console") -> 
     from rich.table import Table
 
     table = Table(
-        title=f"{recipe.name}: unseen problems right in %, by stage [95 % interval]", title_justify="left"
+        title=f"{recipe.name}: unseen problems right in %, by stage [95 % interval]",
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("family", no_wrap=True)
     for stage, scores in summary.stages:
@@ -103,7 +107,7 @@ def _print_summary(recipe: "Recipe", summary: "Summary", console: "Console") -> 
 
 
 def _percent(tally: dict[str, float]) -> str:
-    return f"{100 * tally['accuracy']:.0f} [{100 * tally['low']:.0f}, {100 * tally['high']:.0f}]"
+    return f"{100 * tally['accuracy']:.0f} [{100 * tally['low']:.0f},{100 * tally['high']:.0f}]"
 
 
 def _as_json(summary: "Summary") -> dict[str, object]:
