@@ -4,7 +4,6 @@ Every step is in the ledger. What is written here is a pure function of the reci
 the texts on the machine, whatever the number of workers.
 """
 
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +36,7 @@ from phi4.data.record import (
     root_record,
     write_records,
 )
+from phi4.data.synthetic.assembly import LICENCE, chapters, recall_records, sheets
 from phi4.data.synthetic.problems import Draw, Page, draw_problems
 from phi4.data.synthetic.smalltalk import smalltalk
 from phi4.data.synthetic.textbook import problem_document
@@ -47,12 +47,10 @@ from phi4.run.files import write_json
 from phi4.run.folder import RunFolder, fingerprint
 from phi4.skills.catalog import family
 from phi4.skills.family import STANDARD
-from phi4.skills.lookup import recall_document, recall_question, recall_solution
 from phi4.skills.split import distinct_problems
 from phi4.text.chat import Conversation, Message, render
 from phi4.text.tokenizer import Tokenizer, train_tokenizer
 
-LICENCE = "MIT"  # of everything the project writes itself, but for the CC0 textbook
 SFT_START = 10_000_000  # first problem index of the conversations: none is also a page of pretraining
 _CHUNK = 1_000  # problems per unit of parallel work
 _TOKENIZER_BYTES = 6_000_000
@@ -344,10 +342,10 @@ def _conversations(
 def _assembled(recipe: Recipe, ledger: Ledger, curated: Sequence[Record]) -> list[Record]:
     """Pages put together: two problems on a sheet for few-shot reading; for midtraining the long data, that is
     worksheets of one family, whole chapters and files, and key-value recall."""
-    groups = list(_sheets(curated, "sheets", recipe.pretrain.context * 2, most=400))
+    groups = list(sheets(curated, "sheets", recipe.pretrain.context * 2, most=400))
     if recipe.midtrain is not None:
         size = recipe.midtrain.context * 3  # characters: about what one context holds
-        groups += [*_sheets(curated, "worksheets", size, most=40), *_chapters(curated, size)]
+        groups += [*sheets(curated, "worksheets", size, most=40), *chapters(curated, size)]
     found = []
     with ledger.step("assemble") as step:
         entered: set[str] = set()
@@ -373,71 +371,12 @@ def _assembled(recipe: Recipe, ledger: Ledger, curated: Sequence[Record]) -> lis
             )
             step.output(record.id, ids)
             found.append(record)
-        for record in _recall_records(recipe.midtrain.context) if recipe.midtrain else ():
+        for record in recall_records(recipe.midtrain.context) if recipe.midtrain else ():
             step.input(record.parents)
             step.keep_all(record.parents)
             step.output(record.id, record.parents)
             found.append(record)
     return found
-
-
-def _sheets(curated: Sequence[Record], name: str, size: int, most: int) -> Iterator[tuple[str, list[Record]]]:
-    """Problems of one family in the plain form, together at most `size` characters but at least two."""
-    by_skill: dict[str, list[Record]] = defaultdict(list)
-    for record in curated:
-        if record.kind == "procedural" and plain_text(record).startswith("Problem: "):
-            by_skill[record.skill].append(record)
-    for records in by_skill.values():
-        group: list[Record] = []
-        made = 0
-        for record in records:
-            length = sum(len(plain_text(part)) for part in (*group, record))
-            if len(group) >= 2 and length > size:
-                yield name, group
-                group, made = [], made + 1
-                if made == most:
-                    break
-            group.append(record)
-
-
-def _chapters(curated: Sequence[Record], size: int) -> Iterator[tuple[str, list[Record]]]:
-    """The passages of one chapter, topic or module in order, in stretches of about `size` characters."""
-    by_origin: dict[str, list[Record]] = defaultdict(list)
-    for record in curated:
-        if record.kind in ("textbook", "docs", "code"):
-            by_origin[f"{record.source}/{record.parents[0]}"].append(record)
-    for records in by_origin.values():
-        group: list[Record] = []
-        for record in records:
-            group.append(record)
-            if sum(len(plain_text(part)) for part in group) >= size:
-                yield "chapters", group
-                group = []
-        if sum(len(plain_text(part)) for part in group) >= size // 2:
-            yield "chapters", group
-
-
-def _recall_records(context: int, count: int = 400) -> Iterator[Record]:
-    """Key-value documents of growing length, from a quarter of the context to nearly all of it."""
-    for i in range(count):
-        rng = random.Random(f"recall/{i}")
-        pairs = rng.randint(max(2, context // 32), max(3, context // 8))
-        text, key, value = recall_document(rng, min(pairs, 200))
-        solution = recall_solution(key, value)
-        page = f"Problem: {text} {recall_question(key)}\nSolution:\n{solution}"
-        yield derived_record(
-            "assemble",
-            "recall",
-            (root_id("recall", str(i)),),
-            0,
-            Text(page),
-            kind="recall",
-            skill="lookup",
-            licence=LICENCE,
-            source="recall",
-            generator="procedural teacher",
-            meta={"locator": str(i), "solution": len(page) - len(solution)},
-        )
 
 
 def _mixture_name(record: Record) -> str:
