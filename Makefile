@@ -27,7 +27,7 @@ soak: .venv/.dev
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 bench: .venv/.core
-	@$(BIN)/phi4 bench $(ARGS)
+	@$(BIN)/phi4 bench pivotal $(ARGS)
 
 lint: .venv/.dev
 	@$(BIN)/ruff check src tests

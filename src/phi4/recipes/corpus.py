@@ -109,7 +109,7 @@ def build_corpus(
         index,
         curation,
         after=("sources", "verify") if recipe.skills.curate else ("sources",),
-        signals_path=data / "records" / "signals.parquet",
+        signals_path=data / "signals.parquet",
     )
     chosen = curated.records if recipe.skills.curate else (*curated.records, *pages)
     assembled = _assembled(recipe, ledger, chosen)
@@ -134,7 +134,7 @@ def build_corpus(
 def read_corpus(run: RunFolder) -> Sources:
     """The records that `build_corpus` wrote."""
     folder = run.root / "data" / "records"
-    paths = sorted(path for path in folder.glob("*.parquet") if path.stem != "signals")
+    paths = sorted(folder.glob("*.parquet"))
     return Sources({path.stem: tuple(read_records(path)) for path in paths})
 
 
