@@ -33,7 +33,7 @@ from phi4.run.files import write_json
 from phi4.run.folder import RunFolder
 from phi4.run.progress import Progress
 from phi4.text.tokenizer import Tokenizer
-from phi4.train.trainer import finish
+from phi4.train.checkpoint import clear_checkpoints
 from phi4.weights.folder import load_model, save_model
 
 NOISE = Noise(slipped_step=0.15, wrong_answer=0.10, answer_first=0.15, truncated=0.10, duplicated=0.15)
@@ -225,7 +225,7 @@ def _dpo_arm(job: Job, folder: Path, pairs: list[TokenPair], seed: int) -> list[
             model = load_model(job.run.root / "sft" / "model")
             train_dpo(job, folder, model, pairs, seed=seed)
             save_model(folder / "model", model, Tokenizer.load(job.run.root / "sft" / "model"))
-            finish(folder)
+            clear_checkpoints(folder)
         tokenizer = Tokenizer.load(folder / "model")
         engine = Engine(load_model(folder / "model"), tokenizer, dtype=job.machine.compute_dtype)
         write_result(

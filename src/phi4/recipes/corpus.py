@@ -154,7 +154,7 @@ def pack_stages(recipe: Recipe, run: RunFolder, sources: Sources, tokenizer: Tok
     table: list[dict[str, Any]] = []
     for number, stage in enumerate(recipe.stages):
         shares = {share.source: share.fraction for share in stage.mixture}
-        # a tenth more than is read, so that padding never makes the loader wrap round early
+        # A little more than is read: whole documents overshoot, and the loader should not begin a second epoch.
         order, rows = mix(lengths, shares, int(stage.tokens * 1.02), seed=recipe.seed * 101 + number)
         packed = pack(
             (ids[source][i] for source, i in order),

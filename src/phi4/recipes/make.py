@@ -49,11 +49,12 @@ from phi4.skills.catalog import family
 from phi4.skills.family import Problem
 from phi4.text.chat import Conversation, Message, render
 from phi4.text.tokenizer import Tokenizer
+from phi4.train.checkpoint import clear_checkpoints
 from phi4.train.loader import PackedLoader
 from phi4.train.objectives import dpo_loss, language_model_loss
 from phi4.train.pairs import PairLoader, reference_margins
 from phi4.train.schedule import Schedule
-from phi4.train.trainer import LoopConfig, bits_per_byte, finish, train
+from phi4.train.trainer import LoopConfig, bits_per_byte, train
 from phi4.weights.folder import load_model, save_model
 
 # Raise a number when a change of the code changes what the stage makes: old results then count as stale.
@@ -194,7 +195,7 @@ def make_stage(job: Job, stage: Stage) -> None:
             watch_every=max(1, stage.steps // 12),
         )
         save_model(folder / "model", model, tokenizer)
-        finish(folder)
+        clear_checkpoints(folder)
         run.mark_done(stage.name, key, summary, summary["seconds"])
     if stage.name == "midtrain":
         before = recipe.stages[recipe.stages.index(stage) - 1]
@@ -261,7 +262,7 @@ def make_dpo(job: Job) -> None:
         if pairs:
             summary |= train_dpo(job, run.root / "dpo", model, pairs, seed=job.recipe.seed)
         save_model(run.root / "dpo" / "model", model, tokenizer)
-        finish(run.root / "dpo")
+        clear_checkpoints(run.root / "dpo")
         run.mark_done("dpo", key, summary, summary["seconds"])
     measure_stage(job, "dpo", "chat")
 

@@ -16,7 +16,7 @@ from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer
 from phi4.run.metrics import MetricsLog, read_metrics
 from phi4.run.progress import Progress
-from phi4.train.checkpoint import TrainState, clear_checkpoints, load_checkpoint, save_checkpoint
+from phi4.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from phi4.train.objectives import Batch, language_model_loss
 from phi4.train.optim import Optimizer, OptimizerConfig
 from phi4.train.schedule import Schedule
@@ -137,11 +137,6 @@ def train(
         "mfu": speed / tokens_per_step * flops / machine.peak_flops,
         "loss": read_metrics(folder / "metrics.jsonl")[-1]["loss"],
     }
-
-
-def finish(folder: Path) -> None:
-    """Delete the checkpoints of a stage whose result has been saved."""
-    clear_checkpoints(folder)
 
 
 @torch.no_grad()

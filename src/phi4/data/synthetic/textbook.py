@@ -4,8 +4,6 @@ Form 0 is the one that few-shot evaluation uses. All forms contain the solution 
 question's opening can be cut off anywhere before it.
 """
 
-from collections.abc import Sequence
-
 from phi4.skills.family import Problem
 
 _FORMS = (
@@ -19,8 +17,3 @@ _FORMS = (
 def problem_document(problem: Problem, form: int = 0) -> str:
     """The page of one problem; `form` counts round the available forms."""
     return _FORMS[form % len(_FORMS)].format(question=problem.question, solution=problem.solution)
-
-
-def worksheet(problems: Sequence[Problem]) -> str:
-    """A page of several problems, each solved where it stands: long text whose parts belong together."""
-    return "\n\n".join(problem_document(problem) for problem in problems)
