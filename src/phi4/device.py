@@ -39,6 +39,10 @@ class Machine:
         """FLOP/s of a dense product in the compute dtype."""
         return self.matmul_gflops[self.dtype] * 1e9
 
+    def micro_rows(self, rows: int) -> int:
+        """Rows of a micro-batch: a core's share of a step, or the whole step on a GPU."""
+        return -(-rows // torch.get_num_threads()) if self.device == "cpu" else rows
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
         return asdict(self)

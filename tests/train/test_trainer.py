@@ -11,6 +11,7 @@ from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer, causal_attention
 from phi4.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from phi4.train.loader import RowOrder
+from phi4.train.muon import Muon
 from phi4.train.optim import Optimizer, OptimizerConfig, OptimizerName
 from phi4.train.schedule import Schedule
 
@@ -88,3 +89,21 @@ def test_row_order_reads_every_row_once_an_epoch_from_anywhere() -> None:
     assert sorted(whole[:10]) == sorted(whole[10:20]) == list(range(10))
     assert whole[:10] != whole[10:20]
     assert order.at(7, 20) == whole[7:27]
+
+
+def test_batched_muon_takes_the_steps_of_pytorchs_muon() -> None:
+    torch.manual_seed(0)
+    shapes = [(24, 16), (24, 16), (16, 48), (16, 16)]
+    ours = [torch.randn(shape).requires_grad_() for shape in shapes]
+    theirs = [weight.detach().clone().requires_grad_() for weight in ours]
+    mine = Muon(ours, lr=0.02, weight_decay=0.1)
+    peer = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        mine.step()
+        peer.step()
+    for a, b in zip(ours, theirs, strict=True):
+        # Both orthogonalise in bfloat16, whose products may differ in the last bit.
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=0)

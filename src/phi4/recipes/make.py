@@ -181,7 +181,7 @@ def make_stage(job: Job, stage: Stage) -> None:
         summary = train(
             folder,
             model,
-            PackedLoader(data, stage.rows, recipe.seed),
+            PackedLoader(data, stage.rows, recipe.seed, job.machine.micro_rows(stage.rows)),
             language_model_loss,
             LoopConfig(
                 stage.steps, _schedule(stage), stage.optimizer, checkpoint_every=stage.checkpoint_every

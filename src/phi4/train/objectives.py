@@ -18,8 +18,9 @@ from phi4.model.rope import Rope
 from phi4.model.transformer import Attend, Transformer
 
 IGNORE = -1
-_CHUNK = 1024  # positions whose logits exist at one time
-_BLOCK = 256  # queries that meet their keys at one time
+_CHUNK = 256  # positions whose logits exist at one time: they stay in a CPU's cache
+_LONG = 256  # rows beyond this are cut row by row
+_SHORT_BLOCK, _LONG_BLOCK = 64, 256  # queries that meet their keys at one time
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ def document_attention(documents_BT: Tensor, dtype: torch.dtype) -> Attend:
     """Causal attention inside each document of a packed row; documents never see each other.
 
     On CPUs the explicit product is used: at training lengths its backward pass is several times faster than
-    that of PyTorch's fused CPU kernel. Long rows are cut into blocks of queries, each of which meets only the
-    keys from the start of its first document on, so a row of short documents costs no square of its length.
-    On GPUs the fused kernel is used.
+    that of PyTorch's fused CPU kernel. Queries are cut into blocks, each of which meets no later key; in long
+    rows it also meets only the keys from the start of its first document on, so a row of short documents costs
+    no square of its length. On GPUs the fused kernel is used.
     """
     time = documents_BT.shape[1]
     same = documents_BT[:, :, None] == documents_BT[:, None, :]
@@ -78,10 +79,19 @@ def document_attention(documents_BT: Tensor, dtype: torch.dtype) -> Attend:
         )
         return o_BHTK.transpose(1, 2)
 
-    def whole(layer: int, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
-        return _product_attention(q_BTHK, k_BTGK, v_BTGK, bias_BTT)
+    def together(layer: int, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
+        parts = [
+            _product_attention(
+                q_BTHK[:, first : first + _SHORT_BLOCK],
+                k_BTGK[:, : first + _SHORT_BLOCK],
+                v_BTGK[:, : first + _SHORT_BLOCK],
+                bias_BTT[:, first : first + _SHORT_BLOCK, : first + _SHORT_BLOCK],
+            )
+            for first in range(0, time, _SHORT_BLOCK)
+        ]
+        return torch.cat(parts, 1)
 
-    def blocked(layer: int, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
+    def row_by_row(layer: int, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
         rows = []
         for row, blocks in enumerate(seen):
             parts = [
@@ -98,14 +108,14 @@ def document_attention(documents_BT: Tensor, dtype: torch.dtype) -> Attend:
 
     if documents_BT.is_cuda:
         return fused
-    if time <= _BLOCK:
-        return whole
+    if time <= _LONG:
+        return together
     starts_BT = visible_BTT.to(torch.uint8).argmax(-1)  # the first key each query sees
     seen = [
-        [(int(starts[first]), first, min(first + _BLOCK, time)) for first in range(0, time, _BLOCK)]
+        [(int(starts[first]), first, min(first + _LONG_BLOCK, time)) for first in range(0, time, _LONG_BLOCK)]
         for starts in starts_BT
     ]
-    return blocked
+    return row_by_row
 
 
 def _product_attention(q_BQHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, bias_BQT: Tensor) -> Tensor:
@@ -138,11 +148,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=wide, device=h_ND.device)
         for start in range(0, len(h_ND), _CHUNK):
             part = slice(start, start + _CHUNK)
-            logits = F.linear(h_ND[part], weight).to(wide)
-            log_z = logits.logsumexp(-1, keepdim=True)
+            logprobs = F.linear(h_ND[part], weight).log_softmax(-1, dtype=wide)
             target = targets_N[part, None]
-            loss += (log_z - logits.gather(1, target)).sum()
-            grad = logits.sub_(log_z).exp_()
+            loss -= logprobs.gather(1, target).sum()
+            grad = logprobs.exp_()
             grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
             grad = grad.to(h_ND.dtype)
             grad_h[part] = grad @ weight

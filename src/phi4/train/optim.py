@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from phi4.train.muon import Muon
+
 OptimizerName = Literal["adamw", "muon"]
 
 
@@ -45,13 +47,8 @@ class Optimizer:
         )
         self._optimizers: list[torch.optim.Optimizer] = [adamw]
         if by_muon:
-            muon = torch.optim.Muon(
-                sorted(by_muon, key=lambda p: self._names[p]),
-                lr=1.0,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-            self._optimizers.append(muon)
+            matrices = sorted(by_muon, key=lambda p: self._names[p])
+            self._optimizers.append(Muon(matrices, lr=1.0, weight_decay=config.weight_decay))
 
     def step(self, lr: float) -> float:
         """Clip, update, clear the gradients. Returns the gradient norm before clipping."""

@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -76,19 +78,14 @@ def train(
     flops = training_flops_per_token(model.config, len(rope.cos_TR)) * tokens_per_step
     recent: list[float] = []
     with (
+        side_by_side(machine.device) as pool,
         MetricsLog(folder / "metrics.jsonl") as log,
         Progress(label, config.steps * tokens_per_step, "tok", done=state.step * tokens_per_step) as progress,
     ):
         log.truncate_after(state.step)
         began, before, logged = time.perf_counter(), state.seconds, (state.step, state.seconds)
         for step in range(state.step, config.steps):
-            micro_batches = batches(step)
-            units = max(1, sum(batch.units for batch in micro_batches))
-            total = 0.0
-            for batch in micro_batches:
-                loss_sum = loss(model, batch, rope, dtype)
-                (loss_sum / units).backward()  # type: ignore[no-untyped-call]
-                total += float(loss_sum.detach()) / units
+            total = accumulate_gradients(model, batches(step), lambda batch: loss(model, batch, rope, dtype), pool)
             if not math.isfinite(total):
                 raise RunError(
                     f"{label}: the loss is {total} at step {step}", "lower the learning rate and use --fresh"
@@ -137,6 +134,47 @@ def train(
         "mfu": speed / tokens_per_step * flops / machine.peak_flops,
         "loss": read_metrics(folder / "metrics.jsonl")[-1]["loss"],
     }
+
+
+def accumulate_gradients(
+    model: Transformer, micro_batches: Sequence[B], loss: Callable[[B], torch.Tensor], pool: Executor | None
+) -> float:
+    """Set every gradient to that of loss_sum / n_units over all micro-batches; return that loss.
+
+    Gradients are summed in the order of the micro-batches, whichever is ready first.
+    """
+    parameters = list(model.parameters())
+    units = max(1, sum(batch.units for batch in micro_batches))
+
+    def one(batch: B) -> tuple[float, Sequence[torch.Tensor | None]]:
+        mean = loss(batch) / units
+        return float(mean.detach()), torch.autograd.grad(mean, parameters, allow_unused=True)
+
+    total = 0.0
+    for part, gradients in (pool.map if pool else map)(one, micro_batches):
+        total += part
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    return total
+
+
+@contextmanager
+def side_by_side(device: str) -> Iterator[Executor | None]:
+    """On a CPU, a thread for each core, each computing on its own.
+
+    The operators of a small model are too short to be worth sharing: two micro-batches side by side train a fifth
+    faster than two cores on one, and do not stall when another process takes a core for a moment.
+    """
+    threads = torch.get_num_threads()
+    if device != "cpu" or threads == 1:
+        yield None
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool
+        finally:
+            torch.set_num_threads(threads)  # part of the setting belongs to the whole process
 
 
 @torch.no_grad()
