@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from phi4.grading.intervals import compare_paired
 from phi4.recipes.ablations import NOISE, Ablation, ArmResult, data_arms, table
+from phi4.recipes.optimizers import Curve, race_table
 from phi4.recipes.pico import pico
 
 
@@ -24,7 +25,7 @@ def test_arms_share_tokens_steps_sft_and_evaluation() -> None:
 
 def test_each_arm_changes_its_one_thing() -> None:
     a, b, c, d, e = data_arms(pico()).values()
-    clean = pico().skills
+    clean = replace(pico().skills, problems=pico().skills.problems // 2)
     assert a.skills == replace(clean, noise=NOISE)
     assert b.skills == replace(clean, noise=NOISE, verify=False, curate=False)
     assert c.skills == replace(clean, answers_only=True)
@@ -40,3 +41,13 @@ def test_the_table_prints_every_arm_and_comparison() -> None:
     assert "| A x | 0 | 50.0% | 40.0% - 60.0% |" in text
     assert "| A - B, seed 0 | +75.0% |" in text
     assert "- a note" in text
+
+
+def test_the_race_is_decided_at_each_optimizers_best_rate() -> None:
+    slow = Curve("adamw", 3e-3, 0, ((10.0, 2.0), (20.0, 1.0)))
+    slower = Curve("adamw", 6e-3, 0, ((10.0, 2.5), (20.0, 1.5)))
+    fast = Curve("muon", 5e-3, 0, ((5.0, 1.2), (10.0, 0.9), (20.0, 0.5)))
+    assert fast.seconds_to(1.0) == 10.0
+    assert slow.seconds_to(0.7) is None
+    text = race_table([slower, slow, fast])
+    assert "1.0000 bits per byte after 20 s with adamw (0.003), after 10 s with muon (0.005): 2.0 times" in text

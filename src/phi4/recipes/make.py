@@ -384,7 +384,7 @@ def pivotal_problems(job: Job) -> dict[str, Problem]:
     """Problems to search, by id: training side, never a page, spread over the families that are taught most."""
     settings, skills = job.recipe.pivotal, job.recipe.skills
     assert settings is not None
-    families = skills.emphasis or skills.families
+    families = [name for name, _ in skills.weights] or skills.families
     each = -(-settings.questions // len(families))
     found: dict[str, Problem] = {}
     for name in families:

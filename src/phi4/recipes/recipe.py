@@ -17,8 +17,7 @@ class Skills:
 
     families: tuple[str, ...]
     transfer: tuple[str, ...] = ()  # held out of training whole, asked in every evaluation
-    emphasis: tuple[str, ...] = ()  # families with `emphasis_times` as many problems and conversations
-    emphasis_times: int = 4
+    weights: tuple[tuple[str, int], ...] = ()  # families with so many times the problems and conversations
     problems: int = 4_000  # per family, before curation
     conversations: int = 1_000  # per family, for SFT
     levels: tuple[float, float, float] = (0.25, 0.6, 0.15)  # shares of easy, standard and hard
@@ -32,7 +31,7 @@ class Skills:
 
     def times(self, family: str) -> int:
         """How many times the ordinary number of problems a family gets."""
-        return self.emphasis_times if family in self.emphasis else 1
+        return dict(self.weights).get(family, 1)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from phi4.grading.answers import parse_number
 from phi4.skills.family import Family, Params, Solution
+from phi4.skills.small_sums import minus, plus, quotient, shared
 
 # plus ax+b=c, minus ax-b=c, less b-ax=c, group a(x+b)=c, spread a(x-b)=c, over x/a+b=c, both ax+b=cx+d
 _FORMS = ("plus", "minus", "less", "group", "spread", "over", "both")
@@ -89,31 +90,41 @@ def _solve(params: Params, rng: random.Random) -> Solution:
     form, a, b, c, d, v, _ = params
     lines = [_equation(params)]
     if form == "plus":
-        lines.append(f"{a}{v}={c}-{b}={c - b}")
+        lines.append(f"{a}{v}={_less(c, b)}")
     elif form == "minus":
-        lines.append(f"{a}{v}={c}+{b}={c + b}")
+        lines.append(f"{a}{v}={_sum(c, b)}")
     elif form == "less":
-        lines.append(f"{a}{v}={b}-{_signed(c)}={b - c}")
+        lines.append(f"{a}{v}={_less(b, c)}")
     elif form == "both":
-        lines += [f"{a}{v}-{c}{v}={a - c}{v}", f"{d}-{b}={d - b}", f"{a - c}{v}={d - b}"]
+        lines += [f"{a}{v}-{c}{v}={a - c}{v}", _less(d, b), f"{a - c}{v}={d - b}"]
     if form in ("group", "spread"):
         inner = c // a
         x = inner - b if form == "group" else inner + b
-        sign, undo = ("+", "-") if form == "group" else ("-", "+")
-        lines += [f"{v}{sign}{b}={c}/{a}={inner}", f"{v}={inner}{undo}{b}={x}"]
+        sign, undone = ("+", _less(inner, b)) if form == "group" else ("-", _sum(inner, b))
+        lines += [f"{v}{sign}{b}={_over(c, a)}", f"{v}={undone}"]
     elif form == "over":
         x = (c - b) * a
-        lines += [f"{v}/{a}={c}-{b}={c - b}", f"{v}={c - b}*{a}={x}"]
+        lines += [f"{v}/{a}={_less(c, b)}", f"{v}={c - b}*{a}={x}"]
     else:
         multiple = {"plus": c - b, "minus": c + b, "less": b - c, "both": d - b}[form]
         factor = a - c if form == "both" else a
         x = multiple // factor
-        lines.append(f"{v}={multiple}/{factor}={x}")
+        lines.append(f"{v}={_over(multiple, factor)}")
     return Solution(tuple(lines), str(x))
 
 
-def _signed(number: int) -> str:
-    return f"({number})" if number < 0 else str(number)
+def _sum(a: int, b: int) -> str:
+    return plus(a, b) if a >= 0 else f"{a}+{b}={a + b}"
+
+
+def _less(a: int, b: int) -> str:
+    if b < 0:
+        return f"{a}-({b})={a - b}"
+    return minus(a, b) if a >= b else f"{a}-{b}={a - b}"
+
+
+def _over(a: int, b: int) -> str:
+    return quotient(a, b) if a >= 0 else shared(a, b)
 
 
 def _check(params: Params, answer: str) -> bool:

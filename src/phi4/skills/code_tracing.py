@@ -1,7 +1,8 @@
 """Code tracing: a short Python program, and the value it prints.
 
-The working copies one statement at a time, puts the numbers in, and ends the line with the new state of the
-variable (`x += 5: 7+5, x=12`), so the current value of a name is always right behind its latest `x=`.
+The lines of the program are numbered. The working names the line it does, copies it, says what the names in it stand
+for, puts the numbers in, and ends with the new state of the variable (`3: x += 5: x=7, 7+5, x=12`). So the next
+line is found by its number, and the current value of a name always stands right behind its latest `x=`.
 Every single operation has an operand below ten.
 """
 
@@ -18,7 +19,7 @@ from phi4.skills.family import Family, Params, Solution
 Statement = tuple[Any, ...]
 Operand = tuple[str, int]
 
-VARIABLES = ("x", "y", "z", "a", "b", "c", "k", "n", "m", "t", "total", "count", "score", "cost")
+VARIABLES = ("x", "y", "z", "a", "b", "c", "k", "n", "m", "t")
 _OPERATIONS = ("+", "-", "*")
 _LARGEST = 99
 _RELATIONS = (">", "<")
@@ -173,48 +174,60 @@ def source(params: Params) -> str:
 
 def _ask(params: Params, phrasing: int, rng: random.Random) -> str:
     names, _, asked = params
-    code, name = source(params), names[asked]
+    lines, name = source(params).split("\n"), names[asked]
+    code = "\n".join(f"{number}: {line}" for number, line in enumerate(lines, 1))
     return (
-        f"What does this program print?\n{code}\nprint({name})",
+        f"What does this program print?\n{code}\n{len(lines) + 1}: print({name})",
         f"Trace the code. What is {name} at the end?\n{code}",
         f"{code}\nWhat is the value of {name} after these lines?",
         f"Run this Python code by hand and give the final value of {name}.\n{code}",
-        f"Here is a program:\n{code}\nprint({name})\nWhich number is printed?",
+        f"Here is a program:\n{code}\n{len(lines) + 1}: print({name})\nWhich number is printed?",
         f"Find the last value of {name}.\n{code}",
     )[phrasing]
 
 
 def _traced(statement: Statement, state: list[int], names: tuple[str, ...]) -> str:
     """Run an update and write it: statement, numbers put in, new state of the variable."""
-    left = state[statement[1]] if statement[0] == "aug" else _value(statement[2], state)
-    numbers = f"{left}{statement[-2]}{_value(statement[-1], state)}"
+    left: Operand = ("var", statement[1]) if statement[0] == "aug" else statement[2]
+    op, right = statement[-2:]
+    used = [names[number] + f"={state[number]}, " for kind, number in (left, right) if kind == "var"]
+    numbers = f"{_value(left, state)}{op}{_value(right, state)}"
     _run(statement, state)
-    return f"{_line(statement, names)}: {numbers}, {names[statement[1]]}={state[statement[1]]}"
+    name = names[statement[1]]
+    return f"{_line(statement, names)}: {''.join(used)}{numbers}, {name}={state[statement[1]]}"
 
 
 def _trace(program: tuple[Statement, ...], state: list[int], names: tuple[str, ...]) -> Iterator[str]:
+    number = 1  # of the line in the listing
     for statement in program:
-        if statement[0] in ("let", "aug"):
-            yield _traced(statement, state, names)
+        if statement[0] == "set":
+            yield f"{number}: {names[statement[1]]}={statement[2]}"
+            number += 1
+        elif statement[0] in ("let", "aug"):
+            yield f"{number}: {_traced(statement, state, names)}"
+            number += 1
         elif statement[0] == "if":
             _, var, relation, bound, then, otherwise = statement
             holds = _holds(state[var], relation, bound)
-            yield f"{_line(statement, names)} {state[var]}{relation}{bound} {'yes' if holds else 'no'}"
+            verdict = "yes" if holds else "no"
+            known = f"{names[var]}={state[var]}"
+            yield f"{number}: {_line(statement, names)} {known}, {state[var]}{relation}{bound} {verdict}"
             if holds:
-                yield f"then: {_traced(then, state, names)}"
+                yield f"{number + 1}: {_traced(then, state, names)}"
             elif otherwise is not None:
-                yield f"else: {_traced(otherwise, state, names)}"
+                yield f"{number + 3}: {_traced(otherwise, state, names)}"
+            number += 2 if otherwise is None else 4
         elif statement[0] == "for":
             for turn in range(statement[1]):
-                yield f"i={turn}: {_traced(statement[2], state, names)}"
+                yield f"{number + 1}: i={turn}: {_traced(statement[2], state, names)}"
+            number += 2
 
 
 def _solve(params: Params, rng: random.Random) -> Solution:
     names, program, asked = params
     state = [statement[2] for statement in program if statement[0] == "set"]
-    start = "Start: " + ", ".join(f"{name}={value}" for name, value in zip(names, state, strict=True))
     lines = list(_trace(program, state, names))
-    return Solution((start, *lines, f"End: {names[asked]}={state[asked]}"), str(state[asked]))
+    return Solution((*lines, f"End: {names[asked]}={state[asked]}"), str(state[asked]))
 
 
 def _check(params: Params, answer: str) -> bool:

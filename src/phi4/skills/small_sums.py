@@ -33,3 +33,11 @@ def shared(a: int, b: int) -> str:
     if b == 0 or a % b:
         raise ValueError(f"{a} cannot be shared evenly by {b}")
     return f"{a}/{b}={a // b}"
+
+
+def quotient(a: int, b: int) -> str:
+    """The line for a/b where b divides a: beyond the times tables the round tens are taken out first."""
+    tens = a // b // 10 * 10 * b
+    if a // b <= 10 or a == tens:
+        return shared(a, b)
+    return f"{a}/{b}={tens}/{b}+{a - tens}/{b}={tens // b}+{(a - tens) // b}={a // b}"

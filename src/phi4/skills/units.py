@@ -5,6 +5,7 @@ import re
 
 from phi4.skills.columns import difference_lines, sum_lines
 from phi4.skills.family import Family, Params, Solution
+from phi4.skills.small_sums import plus
 
 # (larger unit, smaller unit, how many smaller make one larger)
 _TABLE = (
@@ -96,11 +97,15 @@ def _solve(params: Params, rng: random.Random) -> Solution:
         return Solution((fact, f"{a}*{factor}={product}", *added), f"{total} {small}")
     if kind == "up":
         product, total = a * factor, a * factor + b
-        taken = [f"{total}-{product}={b}"] if decimal else difference_lines(total, product)
-        return Solution((fact, f"{a}*{factor}={product} fits in {total}", *taken), f"{a} {large} {b} {small}")
+        if decimal:  # the digits only have to be cut in two
+            lines = [f"{total}={product}+{b}", f"{product} {small} make {a} {large}"]
+        else:
+            tried = [f"{n}*{factor}={n * factor}" for n in range(1, a + 1)]
+            lines = [f"{', '.join(tried)} fits in {total}", *difference_lines(total, product)]
+        return Solution((fact, *lines), f"{a} {large} {b} {small}")
     c, d = rest
     wholes, parts = a + c, b + d
-    lines = [f"{large}: {a}+{c}={wholes}", f"{small}: {b}+{d}={parts}", fact]
+    lines = [fact, f"{large}: {plus(a, c)}", f"{small}: {plus(b, d)}"]
     if parts < factor:
         lines.append(f"{parts} is less than {factor}")
         return Solution(tuple(lines), f"{wholes} {large} {parts} {small}")

@@ -170,11 +170,12 @@ def side_by_side(device: str) -> Iterator[Executor | None]:
     if device != "cpu" or threads == 1:
         yield None
         return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
+    torch.set_num_threads(1)  # here too: a helper thread that spins between two operators would steal a core
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
-        finally:
-            torch.set_num_threads(threads)  # part of the setting belongs to the whole process
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
