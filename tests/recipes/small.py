@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import phi4.recipes.make as flow
+import phi4.recipes.preferences as preferences
 from phi4.data.record import TokenPair, derived_record, write_records
 from phi4.model.config import ModelConfig
 from phi4.pivotal.rollouts import Question
 from phi4.pivotal.stage import Outcome, SearchConfig
+from phi4.recipes.make import make
 from phi4.recipes.recipe import Dpo, Evaluation, Organic, Pivotal, Recipe, Share, Skills, Stage
 from phi4.run.folder import RunFolder
 
@@ -68,7 +69,7 @@ def small(workers: int = 1) -> Recipe:
 
 def run_small(runs: Path) -> RunFolder:
     """Carry it out, with two pairs planted where a model this small would never confirm one."""
-    write_outcome = flow.write_outcome
+    write_outcome = preferences.write_outcome
 
     def with_pairs(
         outcome: Outcome,
@@ -92,11 +93,11 @@ def run_small(runs: Path) -> RunFolder:
         )  # fmt: skip
         return summary
 
-    flow.write_outcome = with_pairs
+    preferences.write_outcome = with_pairs
     try:
-        return flow.make(small(), runs, {}, lambda line: print(line, flush=True))
+        return make(small(), runs, {}, lambda line: print(line, flush=True))
     finally:
-        flow.write_outcome = write_outcome
+        preferences.write_outcome = write_outcome
 
 
 def child(runs: Path) -> subprocess.Popen[bytes]:

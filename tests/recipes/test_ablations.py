@@ -50,4 +50,6 @@ def test_the_race_is_decided_at_each_optimizers_best_rate() -> None:
     assert fast.seconds_to(1.0) == 10.0
     assert slow.seconds_to(0.7) is None
     text = race_table([slower, slow, fast])
-    assert "1.0000 bits per byte after 20 s with adamw (0.003), after 10 s with muon (0.005): 2.0 times" in text
+    assert (
+        "1.0000 bits per byte after 20 s with adamw (0.003), after 10 s with muon (0.005): 2.0 times" in text
+    )

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from phi4.recipes.summary import _solved
+from phi4.recipes.measure import solved
 from phi4.run.folder import RunFolder
 from phi4.skills.catalog import family
 
@@ -19,4 +19,4 @@ def test_only_sound_working_is_shown(tmp_path: Path) -> None:
     items = [_item("addition", 0, slipped), _item("addition", 1, second.solution)]
     (tmp_path / "evals").mkdir()
     (tmp_path / "evals" / "sft.items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    assert [item["index"] for item in _solved(RunFolder(tmp_path), "sft")] == [1]
+    assert [item["index"] for item in solved(RunFolder(tmp_path), "sft")] == [1]

@@ -222,6 +222,8 @@ def _evaluation(folder: Path, stage: str, rng: random.Random) -> None:
         {**report, "families": families, "overall": overall, "transfer": transfer, "seconds": 18.4},
     )
     write_lines(folder / f"evals/{stage}.items.jsonl", items)
+    first = {item["family"]: item for item in reversed(items) if item["correct"]}
+    write_json(folder / "solved.json", list(first.values())[:3])
 
 
 def _tally(correct: int, n: int) -> dict[str, Any]:

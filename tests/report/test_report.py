@@ -15,7 +15,7 @@ import pytest
 from phi4.cli import report as report_cli
 from phi4.errors import RunError
 from phi4.report.contents import PivotalPair
-from phi4.report.page import command, pivotal_solutions, render_page, solved_items, write_report
+from phi4.report.page import command, pivotal_solutions, render_page, write_report
 from phi4.report.read import read_run
 from phi4.report.words import amount, duration, percent, points
 from phi4.run.config import apply_overrides, to_json
@@ -243,14 +243,6 @@ def test_pivotal_tokens_gather_by_solution() -> None:
         assert "".join(piece.text for piece in solution.pieces) == "abcdef"
         for piece in solution.pieces:
             assert piece.pair is None or piece.text == piece.pair.accepted_text
-
-
-def test_solved_items_are_the_first_right_ones(finished: Path) -> None:
-    items = read_run(finished).final_items
-    shown = solved_items(items)
-    assert len({item.family for item in shown}) == 3
-    for item in shown:
-        assert item == next(i for i in items if i.family == item.family and i.correct)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,17 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `phi4 ablate`."""
-    parser.add_argument("what", help="a recipe's name (its data, five arms), dpo (its preference pairs) or optimizer")
-    parser.add_argument("--recipe", default="pico", help="the recipe `ablate dpo` and `ablate optimizer` start from")
+    parser.add_argument(
+        "what", help="a recipe's name (its data, five arms), dpo (its preference pairs) or optimizer"
+    )
+    parser.add_argument(
+        "--recipe", default="pico", help="the recipe `ablate dpo` and `ablate optimizer` start from"
+    )
     parser.add_argument("--seeds", type=int, default=2, help="how many seeds each arm is trained with")
     parser.add_argument("--pairs", type=int, default=300, help="confirmed pairs `ablate dpo` searches for")
-    parser.add_argument("--tokens", type=int, default=1_200_000, help="tokens of each run of `ablate optimizer`")
+    parser.add_argument(
+        "--tokens", type=int, default=1_200_000, help="tokens of each run of `ablate optimizer`"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe"

@@ -18,16 +18,9 @@ from phi4.grading.intervals import PairedComparison, compare_paired, wilson
 from phi4.pivotal.controls import full_response_pairs, random_token_pairs
 from phi4.pivotal.rollouts import Sampling
 from phi4.pivotal.stage import SearchConfig, search, write_outcome
-from phi4.recipes.make import (
-    Job,
-    Say,
-    make,
-    open_job,
-    pivotal_oracle,
-    pivotal_problems,
-    pivotal_question,
-    train_dpo,
-)
+from phi4.recipes.job import Job, Say, open_job
+from phi4.recipes.make import make
+from phi4.recipes.preferences import pivotal_oracle, pivotal_problems, pivotal_question, train_dpo
 from phi4.recipes.recipe import Recipe, Share
 from phi4.run.files import write_json
 from phi4.run.folder import RunFolder

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from phi4.recipes.make import Say, make_data, make_stage, open_job, run_name
+from phi4.recipes.job import Say, open_job, run_name
+from phi4.recipes.make import make_data, make_stage
 from phi4.recipes.recipe import Recipe
 from phi4.run.folder import RunFolder
 from phi4.run.metrics import read_metrics
@@ -91,7 +92,8 @@ def race_table(curves: Sequence[Curve]) -> str:
         slower, faster = sorted(best.values(), key=lambda c: -c.last)
         took = slower.seconds_to(slower.last)
         needed = faster.seconds_to(slower.last)
-        assert took is not None and needed is not None
+        assert took is not None
+        assert needed is not None
         lines.append(
             f"- seed {seed}: {slower.last:.4f} bits per byte after {took:.0f} s with {slower.optimizer} "
             f"({slower.peak_lr:g}), after {needed:.0f} s with {faster.optimizer} ({faster.peak_lr:g}): "

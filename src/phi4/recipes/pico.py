@@ -11,12 +11,13 @@ from phi4.recipes.recipe import Dpo, Evaluation, Organic, Pivotal, Recipe, Share
 FAMILIES = (
     "addition", "subtraction", "multiplication", "division", "fractions", "percentages", "units", "equations",
     "sequences", "number_theory", "sets", "ordering", "dates", "clock", "two_step", "three_step",
-    "propositions", "syllogisms", "code_tracing", "lookup",
+    "propositions", "syllogisms", "substitution", "code_tracing", "lookup",
 )  # fmt: skip
 # How many times the ordinary number of pages: ten minutes do not teach twenty families alike, so these are taught well.
 WEIGHTS = (
     ("addition", 3), ("subtraction", 4), ("multiplication", 2), ("division", 5), ("percentages", 3), ("units", 5),
-    ("equations", 6), ("clock", 4), ("two_step", 4), ("three_step", 4), ("code_tracing", 9), ("lookup", 4),
+    ("equations", 6), ("clock", 4), ("two_step", 4), ("three_step", 4), ("substitution", 7),
+    ("code_tracing", 8), ("lookup", 2),
 )  # fmt: skip
 PAGES = (
     Share("problems", 0.76), Share("sheets", 0.15),
@@ -34,8 +35,8 @@ def pico() -> Recipe:
             vocab_size=2_048,
             hidden_size=128,
             num_hidden_layers=4,
-            num_attention_heads=2,
-            num_key_value_heads=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
             intermediate_size=384,
             max_position_embeddings=1_024,
             rope_theta=2_400.0,

@@ -223,7 +223,8 @@ class Run:
     evaluations: tuple[Evaluation, ...]
     recall: tuple[Recall, ...]
     examples: tuple[Example, ...]
-    final_items: tuple[Example, ...]
+    solved: tuple[Example, ...]
+    missed: Example | None
     funnel: tuple[FunnelStep, ...]
     mixture: tuple[MixtureRow, ...]
     samples: tuple[Sample, ...]

@@ -37,7 +37,6 @@ from phi4.report.words import amount, bare_percent, duration, percent, points, t
 from phi4.run.files import atomic_write
 
 SOLID = 0.70  # a family counts as learned when the lower end of its 95 % interval reaches this
-_SOLVED_SHOWN = 3
 _SOLUTIONS_SHOWN = 6  # solutions with pivotal tokens
 
 
@@ -118,8 +117,8 @@ def render_page(run: Run) -> str:
         solid=SOLID,
         families=family_order(run.evaluations),
         score=_score_of,
-        solved=solved_items(run.final_items),
-        missed=next((item for item in run.final_items if not item.correct), None),
+        solved=run.solved,
+        missed=run.missed,
         examples=_by_question(run.examples),
         speeds=[_speed(stage) for stage in run.training],
         total_tokens=sum(stage.points[-1].tokens for stage in run.training),
@@ -141,17 +140,6 @@ def family_order(evaluations: tuple[Evaluation, ...]) -> list[str]:
     last = sorted(evaluations[-1].families, key=lambda s: (not s.trained, -s.accuracy, s.name))
     earlier = [s.name for evaluation in evaluations for s in evaluation.families]
     return list(dict.fromkeys([*(s.name for s in last), *earlier]))
-
-
-def solved_items(items: tuple[Example, ...]) -> list[Example]:
-    """The first right answer in each of the three families whose right answers are longest to write."""
-    right: dict[str, list[Example]] = {}
-    for item in items:
-        if item.correct:
-            right.setdefault(item.family, []).append(item)
-    length = {name: median(len(item.response) for item in found) for name, found in right.items()}
-    longest = sorted(right, key=lambda name: (-length[name], name))[:_SOLVED_SHOWN]
-    return [right[name][0] for name in longest]
 
 
 def pivotal_solutions(pairs: tuple[PivotalPair, ...]) -> list[PivotalSolution]:

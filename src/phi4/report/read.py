@@ -77,7 +77,8 @@ def read_run(folder: Path) -> Run:
         evaluations=evaluations,
         recall=tuple(_recall(row) for row in files.rows("evals/recall.json")),
         examples=tuple(_example(row) for row in files.rows("examples.json")),
-        final_items=_final_items(files, evaluations),
+        solved=tuple(_example(row) for row in files.rows("solved.json")),
+        missed=_missed(files, evaluations),
         funnel=tuple(_funnel_step(row) for row in rows_of(files.object("data/funnel.json").get("steps"))),
         mixture=tuple(_mixture_row(row) for row in files.rows("data/mixture.json")),
         samples=tuple(_sample(row) for row in files.rows("data/samples.json")),
@@ -216,14 +217,13 @@ def _score(name: str, row: Fields) -> Score | None:
     )
 
 
-def _final_items(files: RunFiles, evaluations: tuple[Evaluation, ...]) -> tuple[Example, ...]:
-    """Every item of the last evaluated stage, in file order."""
-    if not evaluations:
-        return ()
-    stage = evaluations[-1].stage
-    if stage != Path(stage).name:
-        return ()
-    return tuple(_example({**row, "stage": stage}) for row in files.lines(f"evals/{stage}.items.jsonl"))
+def _missed(files: RunFiles, evaluations: tuple[Evaluation, ...]) -> Example | None:
+    """The first item that the last evaluated stage got wrong."""
+    stage = evaluations[-1].stage if evaluations else ""
+    if not stage or stage != Path(stage).name:
+        return None
+    items = (_example({**row, "stage": stage}) for row in files.lines(f"evals/{stage}.items.jsonl"))
+    return next((item for item in items if not item.correct), None)
 
 
 def _example(row: Fields) -> Example:

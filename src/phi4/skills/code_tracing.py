@@ -2,7 +2,8 @@
 
 The lines of the program are numbered. The working names the line it does, copies it, says what the names in it stand
 for, puts the numbers in, and ends with the new state of the variable (`3: x += 5: x=7, 7+5, x=12`). So the next
-line is found by its number, and the current value of a name always stands right behind its latest `x=`.
+line is found by its number, and the current value of a name always stands right behind its latest `x=`. Up to the
+standard level every name is assigned once; in hard programs names change and loops run.
 Every single operation has an operand below ten.
 """
 
@@ -46,13 +47,16 @@ def _value(operand: Operand, state: list[int]) -> int:
 
 
 def _draw_update(rng: random.Random, state: list[int], target: int | None = None) -> Statement:
-    """An assignment whose operation is easy in this state: `x += 5`, `y = x * 3`, `x -= y`."""
+    """An assignment whose operation is easy in this state: `x += 5`, `y = x * 3`, `x -= y`.
+
+    A target beyond the state is a new name, which cannot be updated in place.
+    """
     while True:
         op = rng.choice(_OPERATIONS)
         var = rng.randrange(len(state)) if target is None else target
         left = ("var", rng.randrange(len(state)))
         right = ("var", rng.randrange(len(state))) if rng.random() < 0.4 else ("num", rng.randint(2, 9))
-        augmented = rng.random() < 0.5
+        augmented = var < len(state) and rng.random() < 0.5
         base = state[var] if augmented else _value(left, state)
         if right == (left if not augmented else ("var", var)) or not _easy(base, op, _value(right, state)):
             continue
@@ -66,7 +70,7 @@ def _run(statement: Statement, state: list[int]) -> None:
         state[var] = _apply(state[var], op, _value(right, state))
     else:
         _, var, left, op, right = statement
-        state[var] = _apply(_value(left, state), op, _value(right, state))
+        state[var : var + 1] = [_apply(_value(left, state), op, _value(right, state))]
 
 
 def _sample(rng: random.Random, level: int) -> Params:
@@ -74,23 +78,25 @@ def _sample(rng: random.Random, level: int) -> Params:
     state = [rng.randint(2, 12) for _ in range(variables)]
     program: list[Statement] = [("set", var, value) for var, value in enumerate(state)]
     updates = {1: 2, 2: rng.randint(2, 3) if variables == 3 else rng.randint(3, 4), 3: 3}[level]
+    fresh = level < 3  # every name is assigned once
     branch = rng.randrange(updates) if level > 1 and rng.random() < 0.6 else -1
     loop = rng.choice([place for place in range(updates) if place != branch]) if level == 3 else -1
     for place in range(updates):
         if place == branch:
-            program.append(_branch(rng, state, 0.7 if level == 2 else 0.0))
+            program.append(_branch(rng, state, fresh))
         elif place == loop:
             program.append(_loop(rng, state, 3 if branch < 0 else 2))
         else:
-            update = _draw_update(rng, state)
+            target = len(state) if fresh else None
+            update = _draw_update(rng, state, target)
             while update == program[-1]:
-                update = _draw_update(rng, state)
+                update = _draw_update(rng, state, target)
             program.append(update)
             _run(update, state)
     # Ask for a variable that the program changes, mostly the one it changes last.
     changed = [_changes(statement) for statement in program[variables:]]
     asked = changed[-1] if rng.random() < 0.7 else rng.choice(changed)
-    return tuple(rng.sample(VARIABLES, variables)), tuple(program), asked
+    return tuple(rng.sample(VARIABLES, len(state))), tuple(program), asked
 
 
 def _changes(statement: Statement) -> int:
@@ -99,14 +105,14 @@ def _changes(statement: Statement) -> int:
     return int(statement[1] if inner is None else statement[inner][1])
 
 
-def _branch(rng: random.Random, state: list[int], with_else: float) -> Statement:
-    """An if, with that chance of an else; both sides change the same variable, each by an easy operation."""
+def _branch(rng: random.Random, state: list[int], fresh: bool) -> Statement:
+    """An if; with `fresh` it has an else, and both sides give the same new name its value by an easy operation."""
     var = rng.randrange(len(state))
     relation = rng.choice(_RELATIONS)
     bound = max(2, state[var] + rng.choice((-6, -4, -3, -2, -1, 1, 2, 3, 4, 6)))
-    changed = rng.randrange(len(state))
+    changed = len(state) if fresh else rng.randrange(len(state))
     then = _draw_update(rng, state, changed)
-    otherwise = _draw_update(rng, state, changed) if rng.random() < with_else else None
+    otherwise = _draw_update(rng, state, changed) if fresh else None
     while otherwise == then:
         otherwise = _draw_update(rng, state, changed)
     taken = then if _holds(state[var], relation, bound) else otherwise
@@ -245,8 +251,8 @@ CODE_TRACING = Family(
     title="Tracing code",
     levels=(
         "4 assignments",
-        "4-6 statements, some with if and else",
-        "5 statements with a short loop",
+        "5-6 statements, some with if and else",
+        "5 statements, names that change, a short loop",
     ),
     kind="integer",
     phrasings=6,

@@ -85,7 +85,9 @@ def train(
         log.truncate_after(state.step)
         began, before, logged = time.perf_counter(), state.seconds, (state.step, state.seconds)
         for step in range(state.step, config.steps):
-            total = accumulate_gradients(model, batches(step), lambda batch: loss(model, batch, rope, dtype), pool)
+            total = accumulate_gradients(
+                model, batches(step), lambda batch: loss(model, batch, rope, dtype), pool
+            )
             if not math.isfinite(total):
                 raise RunError(
                     f"{label}: the loss is {total} at step {step}", "lower the learning rate and use --fresh"
