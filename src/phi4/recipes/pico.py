@@ -56,7 +56,7 @@ def pico() -> Recipe:
         vocab_size=2_048,
         pretrain=Stage(
             "pretrain",
-            tokens=5_300_000,
+            tokens=4_900_000,
             context=256,
             rows=8,
             mixture=PAGES,

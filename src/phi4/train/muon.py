@@ -30,12 +30,12 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            same_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    same_shape[parameter.shape].append(parameter)
-            for shape, parameters in same_shape.items():
-                gradients = [parameter.grad for parameter in parameters]
+                    same_shape[parameter.shape].append((parameter, parameter.grad))
+            for shape, found in same_shape.items():
+                parameters, gradients = [p for p, _ in found], [g for _, g in found]
                 buffers = [self._buffer(parameter) for parameter in parameters]
                 torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
                 ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])
