@@ -25,7 +25,7 @@ def test_arms_share_tokens_steps_sft_and_evaluation() -> None:
 
 def test_each_arm_changes_its_one_thing() -> None:
     a, b, c, d, e = data_arms(pico()).values()
-    clean = replace(pico().skills, problems=pico().skills.problems // 2)
+    clean = pico().skills
     assert a.skills == replace(clean, noise=NOISE)
     assert b.skills == replace(clean, noise=NOISE, verify=False, curate=False)
     assert c.skills == replace(clean, answers_only=True)

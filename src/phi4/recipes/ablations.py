@@ -55,7 +55,7 @@ class Ablation:
 
 
 def data_arms(recipe: Recipe) -> dict[str, Recipe]:
-    """The five arms of the data ablation, from one base: pretraining and SFT on half the recipe's tokens and pages.
+    """The five arms of the data ablation, from one base: pretraining and SFT on half the recipe's tokens.
 
     SFT is the same clean set in every arm, so what differs is what was read before it.
     """
@@ -63,7 +63,6 @@ def data_arms(recipe: Recipe) -> dict[str, Recipe]:
         recipe,
         pretrain=replace(recipe.pretrain, tokens=recipe.pretrain.tokens // 2),
         sft=replace(recipe.sft, tokens=recipe.sft.tokens // 2),
-        skills=replace(recipe.skills, problems=recipe.skills.problems // 2),
         midtrain=None,
         pivotal=None,
         dpo=None,
