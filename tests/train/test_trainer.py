@@ -1,9 +1,11 @@
 """Schedules, optimizers and checkpoints: what a resumed process must find as it was."""
 
+from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from phi4.errors import RunError
 from phi4.model.config import ModelConfig
@@ -12,8 +14,10 @@ from phi4.model.transformer import Transformer, causal_attention
 from phi4.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from phi4.train.loader import RowOrder
 from phi4.train.muon import Muon
+from phi4.train.objectives import Batch, language_model_loss
 from phi4.train.optim import Optimizer, OptimizerConfig, OptimizerName
 from phi4.train.schedule import Schedule
+from phi4.train.trainer import accumulate_gradients, side_by_side
 
 CONFIG = ModelConfig(64, 32, 2, 4, 2, 48, 32)
 
@@ -89,6 +93,39 @@ def test_row_order_reads_every_row_once_an_epoch_from_anywhere() -> None:
     assert sorted(whole[:10]) == sorted(whole[10:20]) == list(range(10))
     assert whole[:10] != whole[10:20]
     assert order.at(7, 20) == whole[7:27]
+
+
+def test_micro_batches_side_by_side_give_the_gradients_of_one_after_another() -> None:
+    model, rope = _model(0), Rope(CONFIG, 16)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 64, (6, 16), generator=generator)
+    batches = [
+        Batch(part, part.roll(-1, 1), torch.ones_like(part), torch.arange(16).expand_as(part))
+        for part in ids.split((1, 3, 2))
+    ]
+
+    def gradients(pool: Executor | None) -> tuple[float, list[Tensor | None]]:
+        model.zero_grad(set_to_none=True)
+        total = accumulate_gradients(
+            model, batches, lambda batch: language_model_loss(model, batch, rope, torch.float32), pool
+        )
+        return total, [parameter.grad for parameter in model.parameters()]
+
+    alone, expected = gradients(None)
+    torch.set_num_threads(3)
+    try:
+        with side_by_side("cpu") as pool:
+            assert pool is not None
+            assert torch.get_num_threads() == 1
+            together, found = gradients(pool)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert together == alone
+    for a, b in zip(found, expected, strict=True):
+        assert a is not None
+        assert b is not None
+        assert torch.equal(a, b)
 
 
 def test_batched_muon_takes_the_steps_of_pytorchs_muon() -> None:

@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from phi4.run.config import apply_overrides
     from phi4.run.folder import find_runs
 
-    if args.seeds < 1 or args.pairs < 1:
-        raise UsageError("--seeds and --pairs must be at least 1")
+    if min(args.seeds, args.pairs, args.tokens) < 1:
+        raise UsageError("--seeds, --pairs and --tokens must be at least 1")
     name = args.recipe if args.what in ("dpo", "optimizer") else args.what
     recipe, _ = apply_overrides(find(name), args.set)
     runs = find_runs(args.out, recipe.name)

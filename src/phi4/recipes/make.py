@@ -18,10 +18,7 @@ from phi4.recipes.card import write_card
 from phi4.recipes.corpus import build_corpus, organic_sources, read_corpus
 from phi4.recipes.job import Job, Say, last_stage, open_job, run_name
 from phi4.recipes.measure import measure_recall, measure_stage, solved
-from phi4.recipes.preferences import (
-    make_dpo,
-    make_pivotal,
-)
+from phi4.recipes.preferences import make_dpo, make_pivotal
 from phi4.recipes.recipe import Recipe, Stage
 from phi4.recipes.shards import build_tokenizer, heldout_documents, pack_stages
 from phi4.report.page import write_report

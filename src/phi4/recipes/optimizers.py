@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from phi4.recipes.corpus import organic_sources
 from phi4.recipes.job import Say, open_job, run_name
 from phi4.recipes.make import make_data, make_stage
 from phi4.recipes.recipe import Recipe
@@ -63,7 +64,7 @@ def race(recipe: Recipe, tokens: int, folder: Path, seeds: Sequence[int], say: S
                 )
                 named = replace(short, name=f"{recipe.name}-{optimizer}", seed=seed, pretrain=stage)
                 say(f"\n{optimizer}, peak rate {rate:g}, seed {seed}")
-                run = RunFolder(folder / run_name(named, ()))
+                run = RunFolder(folder / run_name(named, organic_sources(named)))
                 with run.lock():
                     job = open_job(named, run, say)
                     make_data(job)

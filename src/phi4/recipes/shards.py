@@ -7,10 +7,7 @@ from typing import Any
 from phi4.data.ledger import Ledger, Step, funnel
 from phi4.data.mixture import mix
 from phi4.data.pack import Tokens, pack
-from phi4.data.record import (
-    Record,
-    plain_text,
-)
+from phi4.data.record import Record, plain_text
 from phi4.data.synthetic.textbook import problem_document
 from phi4.recipes.corpus import Sources
 from phi4.recipes.recipe import Recipe
