@@ -12,6 +12,8 @@ from pathlib import Path
 from phi4.data.pack import PackedSet, open_packed, pack
 from phi4.errors import RunError
 from phi4.evals.baselines import baselines
+from phi4.model.config import ModelConfig
+from phi4.model.induction import prime_induction
 from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer
 from phi4.recipes.card import write_card
@@ -142,21 +144,27 @@ def _starting_point(job: Job, stage: Stage, tokenizer: Tokenizer) -> Transformer
     context = max(earlier.context for earlier in recipe.stages[: number + 1])
     if number:
         model = load_model(job.run.root / recipe.stages[number - 1].name / "model")
+        model.config = _for_stage(model.config, stage, context)
     else:
         if tokenizer.vocab_size != recipe.model.vocab_size:
             raise RunError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, the model {recipe.model.vocab_size}",
                 "there is too little text for that vocabulary: lower vocab_size and model.vocab_size",
             )
-        model = Transformer(recipe.model)
+        model = Transformer(_for_stage(recipe.model, stage, context))
         model.init_weights(recipe.seed)
-    model.config = replace(
-        model.config,
+        if recipe.induction:
+            prime_induction(model, recipe.seed)
+    return model
+
+
+def _for_stage(config: ModelConfig, stage: Stage, context: int) -> ModelConfig:
+    return replace(
+        config,
         rope_theta=stage.rope_theta,
         max_position_embeddings=context,
         original_max_position_embeddings=context,
     )
-    return model
 
 
 def _heldout_watch(

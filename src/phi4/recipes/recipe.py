@@ -122,6 +122,7 @@ class Recipe:
     organic: Organic = field(default_factory=Organic)
     evaluation: Evaluation = field(default_factory=Evaluation)
     smalltalk: float = 0.03  # share of SFT conversations
+    induction: bool = True  # the first weights hold induction heads (model/induction.py)
     seed: int = 0
     dtype: str = ""  # compute dtype; empty: the faster one on this machine
     workers: int = 2

@@ -15,7 +15,6 @@ from phi4.skills.propositions import PROPOSITIONS
 from phi4.skills.sequences import SEQUENCES
 from phi4.skills.sets import SETS
 from phi4.skills.statistics import AVERAGES
-from phi4.skills.substitution import SUBSTITUTION
 from phi4.skills.syllogisms import SYLLOGISMS
 from phi4.skills.units import UNITS
 from phi4.skills.word_problems import THREE_STEP, TWO_STEP
@@ -39,7 +38,6 @@ FAMILIES: tuple[Family, ...] = (
     THREE_STEP,
     PROPOSITIONS,
     SYLLOGISMS,
-    SUBSTITUTION,
     CODE_TRACING,
     LOOKUP,
     AVERAGES,
