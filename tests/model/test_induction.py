@@ -69,18 +69,19 @@ def test_heads_of_the_first_layer_look_one_two_and_three_tokens_back() -> None:
 def test_heads_of_the_second_layer_find_what_followed_the_same_tokens() -> None:
     _, weights = _read(_model(primed=True), _twice())
     for back in range(LOOK_BACK):
-        best = weights[1][:, back, LENGTH + LOOK_BACK :].argmax(-1)
-        after_its_first_occurrence = torch.arange(LENGTH + LOOK_BACK, 2 * LENGTH) - (LENGTH - 1)
-        assert (best == after_its_first_occurrence).float().mean() > 0.9, back
+        seen = weights[1][:, back, LENGTH:]
+        found = seen.diagonal(1, 1, 2)[:, LOOK_BACK:]  # the place after the first occurrence of each token
+        assert found.mean() > 3 * seen.mean(), back
 
 
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, num_attention_heads=8)], ids=["plain", "grouped"])
 def test_a_repeated_text_is_continued_without_any_training(config: ModelConfig) -> None:
-    plain, _ = _read(_model(False, config), _twice())
-    primed, _ = _read(_model(True, config), _twice())
-    again = primed[:, LENGTH:].mean()
-    assert again < primed[:, : LENGTH - 1].mean() - 0.3
-    assert again < plain[:, LENGTH:].mean() - 0.3
+    def gain(primed: bool) -> float:
+        loss, _ = _read(_model(primed, config), _twice())
+        return float(loss[:, : LENGTH - 1].mean() - loss[:, LENGTH:].mean())
+
+    assert gain(primed=True) > 0.08
+    assert abs(gain(primed=False)) < 0.04
 
 
 def test_the_common_component_does_not_change_what_a_tied_head_predicts() -> None:

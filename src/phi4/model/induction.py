@@ -19,7 +19,7 @@ from phi4.model.transformer import Attention, Transformer
 LOOK_BACK = 3  # tokens: head number k of the first layer looks k tokens back
 _SHARPNESS = 4.0  # amplitude of a rotary pair in the heads that look back
 _MATCH = 2.0  # gain of queries and keys that compare tokens
-_WRITE = 0.15  # gain with which heads write into the residual stream
+_WRITE = 0.08  # gain with which heads write into the residual stream
 
 
 @torch.no_grad()
@@ -46,7 +46,10 @@ def prime_induction(model: Transformer, seed: int) -> None:
 
     token_KD = _orthonormal(channels, size, generator)
     token_KD -= torch.outer(token_KD @ common_D, common_D)
-    before_KD = [token_KD, *(_orthonormal(channels, size, generator) for _ in range(LOOK_BACK))]  # [k]: k tokens back
+    before_KD = [
+        token_KD,
+        *(_orthonormal(channels, size, generator) for _ in range(LOOK_BACK)),
+    ]  # [k]: k tokens back
     angle_R = inverse_frequencies(config, long=False)
     pairs = len(angle_R)
     # Rotation blurs a match over a distance; the slow half of the pairs, and channels that do not turn, blur least.

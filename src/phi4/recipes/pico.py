@@ -15,8 +15,8 @@ FAMILIES = (
 )  # fmt: skip
 # How many times the ordinary number of pages: ten minutes do not teach twenty families alike, so these are taught well.
 WEIGHTS = (
-    ("addition", 3), ("subtraction", 4), ("multiplication", 2), ("division", 5), ("percentages", 3), ("units", 5),
-    ("equations", 6), ("clock", 4), ("two_step", 4), ("three_step", 4), ("code_tracing", 9),
+    ("addition", 4), ("subtraction", 4), ("multiplication", 2), ("division", 6), ("percentages", 3), ("units", 6),
+    ("equations", 9), ("clock", 4), ("two_step", 4), ("three_step", 4), ("code_tracing", 7),
 )  # fmt: skip
 PAGES = (
     Share("problems", 0.76), Share("sheets", 0.15),
@@ -38,7 +38,7 @@ def pico() -> Recipe:
             num_key_value_heads=4,
             intermediate_size=384,
             max_position_embeddings=1_024,
-            rope_theta=2_400.0,
+            rope_theta=12_500.0,
             initializer_range=0.06,
             tie_word_embeddings=True,
         ),
@@ -54,12 +54,12 @@ def pico() -> Recipe:
         vocab_size=2_048,
         pretrain=Stage(
             "pretrain",
-            tokens=4_900_000,
+            tokens=4_700_000,
             context=256,
             rows=8,
             mixture=PAGES,
-            peak_lr=5e-3,
-            rope_theta=2_000.0,
+            peak_lr=4e-3,
+            rope_theta=10_000.0,
         ),
         midtrain=Stage(
             "midtrain",
@@ -67,8 +67,8 @@ def pico() -> Recipe:
             context=1_024,
             rows=4,
             mixture=(*(Share(s.source, 0.7 * s.fraction) for s in PAGES), *LONG),
-            peak_lr=6e-4,
-            rope_theta=2_400.0,
+            peak_lr=4e-4,
+            rope_theta=12_500.0,
         ),
         sft=Stage(
             "sft",
@@ -77,7 +77,7 @@ def pico() -> Recipe:
             rows=16,
             mixture=(Share("chat", 0.97), Share("smalltalk", 0.03)),
             peak_lr=3e-3,
-            rope_theta=2_400.0,
+            rope_theta=12_500.0,
         ),
         pivotal=Pivotal(questions=16, rollouts=128),
         dpo=Dpo(epochs=2, peak_lr=3e-5),

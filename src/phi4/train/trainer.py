@@ -166,7 +166,7 @@ def side_by_side(device: str) -> Iterator[Executor | None]:
     """On a CPU, a thread for each core, each computing on its own.
 
     The operators of a small model are too short to be worth sharing: two micro-batches side by side train a fifth
-    faster than two cores on one, and do not stall when another process takes a core for a moment.
+    faster than two cores on one.
     """
     threads = torch.get_num_threads()
     if device != "cpu" or threads == 1:
