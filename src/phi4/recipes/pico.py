@@ -16,7 +16,7 @@ FAMILIES = (
 # How many times the ordinary number of pages: ten minutes do not teach twenty families alike, so these are taught well.
 WEIGHTS = (
     ("addition", 4), ("subtraction", 4), ("multiplication", 2), ("division", 6), ("percentages", 3), ("units", 6),
-    ("equations", 9), ("clock", 4), ("two_step", 4), ("three_step", 4), ("code_tracing", 7),
+    ("equations", 9), ("clock", 4), ("two_step", 4), ("three_step", 4), ("code_tracing", 10),
 )  # fmt: skip
 PAGES = (
     Share("problems", 0.76), Share("sheets", 0.15),
@@ -76,7 +76,7 @@ def pico() -> Recipe:
             context=256,
             rows=16,
             mixture=(Share("chat", 0.97), Share("smalltalk", 0.03)),
-            peak_lr=3e-3,
+            peak_lr=8e-4,
             rope_theta=12_500.0,
         ),
         pivotal=Pivotal(questions=16, rollouts=128),
