@@ -10,13 +10,15 @@ The architecture stays the same, so every tool loads the model. Close in spirit 
 Legend: D hidden, K head channels, R rotary pairs, V vocabulary.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from phi4.model.rope import inverse_frequencies
-from phi4.model.transformer import Attention, Transformer
+from phi4.model.transformer import Attention, Block, Transformer
 
-LOOK_BACK = 3  # tokens: head number k of the first layer looks k tokens back
+LOOK_BACK = 3  # tokens, at most: one key-value head for each
 _SHARPNESS = 4.0  # amplitude of a rotary pair in the heads that look back
 _MATCH = 2.0  # gain of queries and keys that compare tokens
 _WRITE = 0.08  # gain with which heads write into the residual stream
@@ -28,7 +30,7 @@ def prime_induction(model: Transformer, seed: int) -> None:
 
     Projections into the residual stream are zero elsewhere, so the stream starts out clean. All embeddings get one
     common component: it tells the heads that look back nothing but position, and as every logit gets the same
-    from it, it does not change what a tied head predicts.
+    from it, it does not change what a tied head predicts. The model needs two layers.
     """
     generator = torch.Generator().manual_seed(seed)
     config = model.config
@@ -54,8 +56,9 @@ def prime_induction(model: Transformer, seed: int) -> None:
     pairs = len(angle_R)
     # Rotation blurs a match over a distance; the slow half of the pairs, and channels that do not turn, blur least.
     still = [*range(pairs // 2, pairs), *range(pairs + pairs // 2, channels)]
-    for back in range(1, LOOK_BACK + 1):
-        q_KD, k_KD, v_KD, o_DK = _head(model.layers[0].self_attn, back - 1)
+    first, second = (cast(Block, layer).self_attn for layer in model.layers[:2])
+    for back in range(1, min(LOOK_BACK, config.num_key_value_heads) + 1):
+        q_KD, k_KD, v_KD, o_DK = _head(first, back - 1)
         # The key is turned by `back` positions, so it points where the query does when it stands that far behind.
         q_KD[:pairs] += _SHARPNESS * constant_D
         k_KD[:pairs] += _SHARPNESS * torch.outer(torch.cos(back * angle_R), constant_D)
@@ -63,7 +66,7 @@ def prime_induction(model: Transformer, seed: int) -> None:
         v_KD.copy_(token_KD)
         o_DK.copy_(_WRITE * before_KD[back].T)
 
-        q_KD, k_KD, v_KD, o_DK = _head(model.layers[1].self_attn, back - 1)
+        q_KD, k_KD, v_KD, o_DK = _head(second, back - 1)
         # What stands `back - 1` before here, against what stood `back` before there: there follows what followed.
         q_KD[still] += _MATCH * before_KD[back - 1][: len(still)]
         k_KD[still] += _MATCH * before_KD[back][: len(still)]
@@ -74,7 +77,7 @@ def prime_induction(model: Transformer, seed: int) -> None:
 def _head(attention: Attention, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Views of one key-value head, its first query head, and that one's output; queries and keys are hushed."""
     heads, groups, channels = attention.heads, attention.groups, attention.head_dim
-    rows = attention.qkv_proj.weight.unflatten(0, (heads + 2 * groups, channels))
+    rows = attention.qkv_proj.weight.view(heads + 2 * groups, channels, -1)
     query = number * heads // groups
     q_KD, k_KD, v_KD = rows[query], rows[heads + number], rows[heads + groups + number]
     q_KD *= 0.1
@@ -83,4 +86,5 @@ def _head(attention: Attention, number: int) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    return torch.linalg.qr(torch.randn(columns, rows, generator=generator))[0].T.contiguous()
+    q: Tensor = torch.linalg.qr(torch.randn(columns, rows, generator=generator))[0]
+    return q.T.contiguous()
