@@ -48,10 +48,8 @@ def prime_induction(model: Transformer, seed: int) -> None:
 
     token_KD = _orthonormal(channels, size, generator)
     token_KD -= torch.outer(token_KD @ common_D, common_D)
-    before_KD = [
-        token_KD,
-        *(_orthonormal(channels, size, generator) for _ in range(LOOK_BACK)),
-    ]  # [k]: k tokens back
+    # before_KD[k] reads or writes the token k places back, all in the channels of token_KD.
+    before_KD = [token_KD, *(_orthonormal(channels, size, generator) for _ in range(LOOK_BACK))]
     angle_R = inverse_frequencies(config, long=False)
     pairs = len(angle_R)
     # Rotation blurs a match over a distance; the slow half of the pairs, and channels that do not turn, blur least.

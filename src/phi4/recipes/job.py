@@ -14,7 +14,7 @@ from phi4.run.config import to_json
 from phi4.run.folder import RunFolder, fingerprint
 
 # Raise a number when a change of the code changes what the stage makes: old results then count as stale.
-VERSIONS = {"data": 2, "tokenizer": 1, "shards": 1, "train": 2, "pivotal": 1, "evals": 1}
+VERSIONS = {"data": 2, "tokenizer": 1, "shards": 1, "train": 3, "pivotal": 1, "evals": 1}
 Say = Callable[[str], None]
 
 
@@ -66,7 +66,8 @@ def stage_keys(recipe: Recipe, organic: Sequence[OrganicSource]) -> dict[str, st
     keys["shards"] = fingerprint([VERSIONS["shards"], keys["tokenizer"], mixtures, recipe.seed])
     before = keys["shards"]
     for stage in recipe.stages:
-        before = fingerprint([VERSIONS["train"], before, stage, recipe.model, recipe.seed, recipe.dtype])
+        start = [recipe.model, recipe.induction, recipe.seed]
+        before = fingerprint([VERSIONS["train"], before, stage, start, recipe.dtype])
         keys[stage.name] = before
     keys["pivotal"] = fingerprint([VERSIONS["pivotal"], before, recipe.pivotal])
     keys["dpo"] = fingerprint([VERSIONS["train"], keys["pivotal"], recipe.dpo])

@@ -154,6 +154,10 @@ def _starting_point(job: Job, stage: Stage, tokenizer: Tokenizer) -> Transformer
         model = Transformer(_for_stage(recipe.model, stage, context))
         model.init_weights(recipe.seed)
         if recipe.induction:
+            if recipe.model.num_hidden_layers < 2:
+                raise RunError(
+                    "induction heads need two layers, the model has one", "use --set induction=false"
+                )
             prime_induction(model, recipe.seed)
     return model
 
