@@ -35,7 +35,7 @@ def test_the_working_follows_the_run():
     for index in range(150):
         problem = CODE_TRACING.problem(index, 1 + index % 3)
         scope: dict[str, int] = {}
-        *lines, end = problem.steps
+        wanted, *lines, end = problem.steps
         listing = source(problem.params).split("\n")
         for line in lines:
             number, statement = re.fullmatch(r"(\d+): (?:i=\d: )?(.*)", line).groups()
@@ -56,7 +56,7 @@ def test_the_working_follows_the_run():
             name, value = state.split("=")
             assert scope[name] == int(value) == eval(sum_text), problem
             assert 0 <= int(value) <= 99
-        assert end == f"End: {problem.params[0][problem.params[2]]}={problem.answer}"
+        assert end == f"{wanted}={problem.answer}" and wanted == f"Find {problem.params[0][problem.params[2]]}"
 
 
 def test_up_to_the_standard_level_every_name_is_assigned_once():

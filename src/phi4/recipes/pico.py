@@ -15,8 +15,8 @@ FAMILIES = (
 )  # fmt: skip
 # How many times the ordinary number of pages: ten minutes do not teach twenty families alike, so these are taught well.
 WEIGHTS = (
-    ("addition", 4), ("subtraction", 4), ("multiplication", 2), ("division", 6), ("percentages", 3), ("units", 6),
-    ("equations", 9), ("clock", 4), ("two_step", 4), ("three_step", 4), ("code_tracing", 10),
+    ("addition", 5), ("subtraction", 5), ("multiplication", 2), ("division", 7), ("percentages", 4), ("units", 4),
+    ("equations", 11), ("clock", 4), ("two_step", 4), ("three_step", 4), ("code_tracing", 7),
 )  # fmt: skip
 PAGES = (
     Share("problems", 0.76), Share("sheets", 0.15),

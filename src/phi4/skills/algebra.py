@@ -1,6 +1,8 @@
 """Equations in one unknown, solved by undoing one operation per line."""
 
 import random
+import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from phi4.grading.answers import parse_number
@@ -145,6 +147,31 @@ def _check(params: Params, answer: str) -> bool:
     return bool(left == (c * x + d if form == "both" else c))
 
 
+def _audit(params: Params, lines: Sequence[str]) -> bool:
+    """Put the solution in for the unknown on every line: all sides of each must come out equal."""
+    x = _root(params)
+    return all(len({_side(side, params[5], x) for side in line.split("=")}) == 1 for line in lines)
+
+
+def _root(params: Params) -> Fraction:
+    """The solution, as where the difference of the two sides, a straight line, crosses zero."""
+    at_zero, at_one = _gap(params, Fraction(0)), _gap(params, Fraction(1))
+    return at_zero / (at_zero - at_one)
+
+
+def _gap(params: Params, x: Fraction) -> Fraction:
+    left, right = _equation(params).split("=")
+    return _side(left, params[5], x) - _side(right, params[5], x)
+
+
+def _side(text: str, letter: str, x: Fraction) -> Fraction:
+    """The value of one side at x; raises ValueError or SyntaxError for what is no plain arithmetic."""
+    if not re.fullmatch(rf"[\d{letter}()*/+-]+", text) or "**" in text or "//" in text:
+        raise ValueError(f"not arithmetic: {text}")
+    spelled = re.sub(rf"(?<=\d)(?=[{letter}(])", "*", text)
+    return Fraction(eval(re.sub(r"\d+", r"Fraction(\g<0>)", spelled), {"Fraction": Fraction, letter: x}))
+
+
 EQUATIONS = Family(
     name="equations",
     title="Equations in one unknown",
@@ -156,4 +183,5 @@ EQUATIONS = Family(
     ask=_ask,
     solve=_solve,
     check=_check,
+    audit=_audit,
 )

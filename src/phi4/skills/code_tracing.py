@@ -2,13 +2,17 @@
 
 The lines of the program are numbered. The working names the line it does, copies it, says what the names in it stand
 for, puts the numbers in, and ends with the new state of the variable (`3: x += 5: x=7, 7+5, x=12`). So the next
-line is found by its number, and the current value of a name always stands right behind its latest `x=`. Up to the
-standard level every name is assigned once; in hard programs names change and loops run.
+line is found by its number, and the current value of a name always stands right behind its latest `x=`. The name
+that is asked for is written first (`Find x`), so that the last line (`Find x=12`) need not go back to the
+question. Up to the standard level every name is assigned once; in hard programs names change and loops run.
 Every single operation has an operand below ten.
 """
 
 import random
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 from phi4.skills.family import Family, Params, Solution
@@ -232,8 +236,9 @@ def _trace(program: tuple[Statement, ...], state: list[int], names: tuple[str, .
 def _solve(params: Params, rng: random.Random) -> Solution:
     names, program, asked = params
     state = [statement[2] for statement in program if statement[0] == "set"]
+    wanted = f"Find {names[asked]}"
     lines = list(_trace(program, state, names))
-    return Solution((*lines, f"End: {names[asked]}={state[asked]}"), str(state[asked]))
+    return Solution((wanted, *lines, f"{wanted}={state[asked]}"), str(state[asked]))
 
 
 def _check(params: Params, answer: str) -> bool:
@@ -244,6 +249,85 @@ def _check(params: Params, answer: str) -> bool:
     scope: dict[str, Any] = {"__builtins__": {"range": range}}
     exec(source(params), scope)
     return str(scope[names[asked]]) == answer.strip()
+
+
+def _audit(params: Params, lines: Sequence[str]) -> bool:
+    """Python runs the program under its tracer; every line of the working must tell one step of that run."""
+    names, _, asked = params
+    listing = source(params).split("\n")
+    run = _run_traced(params)
+    steps = [(number, before, after) for number, before, after in run if not listing[number - 1].startswith("for")]
+    first, *told, last = lines
+    wanted = f"Find {names[asked]}"
+    return (
+        first == wanted
+        and len(told) == len(steps)
+        and all(_tells(line, listing, *step) for line, step in zip(told, steps, strict=True))
+        and last == f"{wanted}={steps[-1][2][names[asked]]}"
+    )
+
+
+def _run_traced(params: Params) -> list[tuple[int, dict[str, int], dict[str, int]]]:
+    """Every line that Python executes: its number, and all names before and after it."""
+    if not set(params[0]) <= set(VARIABLES):
+        raise ValueError(f"not names of ours: {params[0]}")
+    scope: dict[str, Any] = {"__builtins__": {"range": range}}
+    seen: list[tuple[int, dict[str, int]]] = []
+
+    def names_now() -> dict[str, int]:
+        return {name: value for name, value in scope.items() if name != "__builtins__"}
+
+    def watch(frame: FrameType, event: str, arg: Any) -> Any:
+        if frame.f_globals is scope and event == "line":
+            seen.append((frame.f_lineno, names_now()))
+        return watch
+
+    outer = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        exec(compile(source(params), "program", "exec"), scope)
+    finally:
+        sys.settrace(outer)
+    states = [state for _, state in seen[1:]] + [names_now()]
+    return [(number, before, after) for (number, before), after in zip(seen, states, strict=True)]
+
+
+def _tells(line: str, listing: list[str], number: int, before: dict[str, int], after: dict[str, int]) -> bool:
+    """Does a line of the working say what this line of the program did?"""
+    code = listing[number - 1].strip()
+    in_loop = listing[number - 2].startswith("for")
+    prefix = f"{number}: i={before['i']}: " if in_loop else f"{number}: "
+    if not line.startswith(prefix):
+        return False
+    said = line.removeprefix(prefix)
+    if " " not in said:  # a first value
+        return said == code.replace(" ", "") and said in _facts(after)
+    opener = f"{code} " if code.startswith("if") else f"{code}: "
+    if not said.startswith(opener):
+        return False
+    *known, result = said.removeprefix(opener).split(", ")
+    if code.startswith("if"):
+        holds = "yes" if eval(code[3:-1], {}, before) else "no"
+        return set(known) <= _facts(before) and result == f"{_put_in(code[3:-1], before)} {holds}"
+    *known, numbers = known
+    target = code.split(" ")[0]
+    right = numbers == _put_in(_expression(code), before) and result == f"{target}={after[target]}"
+    return right and set(known) <= _facts(before)
+
+
+def _put_in(expression: str, state: dict[str, int]) -> str:
+    """`y * 2` with the numbers put in: `4*2`."""
+    return re.sub(r"[a-z]", lambda name: str(state[name[0]]), expression).replace(" ", "")
+
+
+def _facts(state: dict[str, int]) -> set[str]:
+    return {f"{name}={value}" for name, value in state.items()}
+
+
+def _expression(code: str) -> str:
+    """What an assignment computes: `y * 2` of `x = y * 2`, `x + 3` of `x += 3`."""
+    target, operator, value = code.split(" ", 2)
+    return value if operator == "=" else f"{target} {operator[0]} {value}"
 
 
 CODE_TRACING = Family(
@@ -261,4 +345,5 @@ CODE_TRACING = Family(
     ask=_ask,
     solve=_solve,
     check=_check,
+    audit=_audit,
 )

@@ -8,7 +8,7 @@ contamination of procedural data are decided on it.
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,10 @@ class Family:
     ask(params, phrasing, rng)  -> the question in wording number `phrasing` (0 .. phrasings-1)
     solve(params, rng)          -> the worked solution and the answer
     check(params, answer)       -> is this answer right, by another route than `solve` took
+
+    A family whose lines are more than plain equations and written columns may add a sixth:
+
+    audit(params, lines)        -> is every line of the working true, judged from what it says
     """
 
     name: str
@@ -69,6 +73,7 @@ class Family:
     ask: Callable[[Params, int, random.Random], str]
     solve: Callable[[Params, random.Random], Solution]
     check: Callable[[Params, str], bool]
+    audit: Callable[[Params, Sequence[str]], bool] | None = None
 
     def problem(self, index: int, level: int = STANDARD, phrasing: int | None = None) -> Problem:
         """Problem number `index` of a level; the same arguments give the same problem, always.

@@ -5,6 +5,7 @@ and train recall at any context length: see `recall_document`.
 """
 
 import random
+from collections.abc import Sequence
 
 from phi4.skills.family import Family, Params, Solution
 
@@ -73,6 +74,13 @@ def _check(params: Params, answer: str) -> bool:
     return str(dict(pairs)[pairs[asked][0]]) == answer.strip()
 
 
+def _audit(params: Params, lines: Sequence[str]) -> bool:
+    """Everything that is said of a key is in the list."""
+    pairs, asked = params
+    said = [tuple(line.removeprefix("Look for ").split("=")) for line in lines]
+    return all(claim in {(key, str(value)) for key, value in pairs} for claim in said)
+
+
 LOOKUP = Family(
     name="lookup",
     title="Looking up a value",
@@ -84,6 +92,7 @@ LOOKUP = Family(
     ask=_ask,
     solve=_solve,
     check=_check,
+    audit=_audit,
 )
 
 

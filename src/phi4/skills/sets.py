@@ -5,6 +5,8 @@ kept so far on the same line, so the answer is a copy of the last list and never
 """
 
 import random
+import re
+from collections.abc import Sequence
 
 from phi4.skills.family import Family, Params, Solution
 from phi4.skills.names import PEOPLE
@@ -123,6 +125,28 @@ def _check(params: Params, answer: str) -> bool:
     return len(given) == len(set(given)) and set(given) == expected[operation]
 
 
+_STEP = re.compile(r"(\d+) (in|out): (\{[\d,]*\})")
+_WALKS = {"First and second:": (1, 2, True), "First without second:": (1, 2, False), "Second without first:": (2, 1, False)}
+
+
+def _audit(params: Params, lines: Sequence[str]) -> bool:
+    """Membership is asked of the sets themselves: of every walk all elements, and the list kept so far."""
+    walked: list[int] = []
+    own, other, common = (), (), True
+    for line in lines:
+        if line in _WALKS:
+            first, second, common = _WALKS[line]
+            own, other, walked = params[first], set(params[second]), []
+        elif step := _STEP.fullmatch(line):
+            walked.append(int(step[1]))
+            kept = [element for element in walked if (element in other) is common]
+            if (step[2] == "in") is not (walked[-1] in other) or step[3] != braces(kept):
+                return False
+            if tuple(walked) != own[: len(walked)]:
+                return False
+    return len(walked) == len(own)
+
+
 SETS = Family(
     name="sets",
     title="Sets",
@@ -138,4 +162,5 @@ SETS = Family(
     ask=_ask,
     solve=_solve,
     check=_check,
+    audit=_audit,
 )

@@ -1,14 +1,15 @@
 """Is a worked solution right? Checked from what is written, by routes the writer did not take.
 
-The family's own check judges the answer; every numeric equation of the working is evaluated; the form must be
-working first, one answer line last. What passes all three may still be wrong (a copied number that is wrong
-but used consistently): the ablation counts how often.
+The family's own check judges the answer; every numeric equation of the working is evaluated, every written column
+is marked, and a family with lines of its own audits them; the form must be working first, one answer line last.
+What passes may still be wrong (a copied number that is wrong but used consistently): the ablation counts how often.
 """
 
 import re
 from fractions import Fraction
 
 from phi4.grading.answers import MARKER
+from phi4.skills.audit import columns_follow
 from phi4.skills.family import Family, Problem
 
 # a chain such as 7+5=12 or 3*4+2=12+2=14, of plain numbers only ("93/5=18 remainder 3" and "5% of 280=14" say more)
@@ -35,7 +36,14 @@ def verify(family: Family, problem: Problem, text: str) -> str:
         values = {_value(side) for side in chain.split("=")}
         if len(values) > 1:
             return "wrong-step"
-    return ""
+    lines = working.strip().split("\n")
+    if not columns_follow(problem.question, lines):
+        return "wrong-step"
+    try:
+        sound = family.audit is None or family.audit(problem.params, lines)
+    except (ValueError, ArithmeticError, LookupError, SyntaxError):  # a line that cannot be read
+        sound = False
+    return "" if sound else "wrong-step"
 
 
 def _value(expression: str) -> Fraction | None:
