@@ -56,7 +56,8 @@ def test_the_working_follows_the_run():
             name, value = state.split("=")
             assert scope[name] == int(value) == eval(sum_text), problem
             assert 0 <= int(value) <= 99
-        assert end == f"{wanted}={problem.answer}" and wanted == f"Find {problem.params[0][problem.params[2]]}"
+        assert end == f"{wanted}={problem.answer}"
+        assert wanted == f"Find {problem.params[0][problem.params[2]]}"
 
 
 def test_up_to_the_standard_level_every_name_is_assigned_once():

@@ -36,6 +36,8 @@ def measure_stage(job: Job, stage: str, mode: Mode) -> EvalResult | None:
         engine = engine_of(job, stage)
         stored = read_json(job.run.root / "data" / "baselines.json")
         n = job.recipe.evaluation.base_problems if mode == "few-shot" else None
+        # Base models are asked in one context, so that a longer one does not change how many examples they see.
+        context = min(engine.context, job.recipe.pretrain.context) if mode == "few-shot" else engine.context
         tasks = [replace(task, items=task.items[:n]) for task in job.tasks]
         job.say(f"{stage}: asking {sum(len(task.items) for task in tasks):,} unseen problems")
         result = evaluate(
@@ -44,7 +46,7 @@ def measure_stage(job: Job, stage: str, mode: Mode) -> EvalResult | None:
             engine.tokenizer,
             mode,
             stage=stage,
-            context=engine.context,
+            context=context,
             known={name: Baselines(*values) for name, values in stored.items()},
             untrained=frozenset(job.recipe.skills.transfer),
         )

@@ -15,8 +15,8 @@ FAMILIES = (
 )  # fmt: skip
 # How many times the ordinary number of pages: ten minutes do not teach twenty families alike, so these are taught well.
 WEIGHTS = (
-    ("addition", 5), ("subtraction", 5), ("multiplication", 2), ("division", 7), ("percentages", 4), ("units", 4),
-    ("equations", 11), ("clock", 4), ("two_step", 4), ("three_step", 4), ("code_tracing", 7),
+    ("addition", 5), ("subtraction", 5), ("multiplication", 2), ("division", 7), ("percentages", 4), ("units", 3),
+    ("equations", 10), ("clock", 5), ("two_step", 4), ("three_step", 6), ("code_tracing", 8),
 )  # fmt: skip
 PAGES = (
     Share("problems", 0.76), Share("sheets", 0.15),
@@ -54,7 +54,7 @@ def pico() -> Recipe:
         vocab_size=2_048,
         pretrain=Stage(
             "pretrain",
-            tokens=4_700_000,
+            tokens=5_500_000,
             context=256,
             rows=8,
             mixture=PAGES,

@@ -6,7 +6,7 @@ Families with lines of their own bring their own audit (`Family.audit`).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from phi4.skills.columns import PLACES
@@ -23,6 +23,20 @@ _QUOTIENT = re.compile(
 )
 _FACT = re.compile(r"so (\d+)([-+*/])(\d+)=(\d+)(?: remainder (\d+))?")
 _NUMBER = re.compile(r"\d+")
+
+
+def stands_above(given: Iterable[int], lines: Sequence[str]) -> bool:
+    """Is every number that a line starts from given, or reached on a line above it?
+
+    A line starts from all its numbers but the results: `7 fewer: 20-7=20-5-2=13` starts from 7 and 20.
+    """
+    page = set(given)
+    for line in lines:
+        numbers = {int(number) for number in _NUMBER.findall(line)}
+        if not {int(number) for number in _NUMBER.findall(line.partition("=")[0])} <= page:
+            return False
+        page |= numbers
+    return True
 
 
 @dataclass
@@ -46,7 +60,7 @@ def columns_follow(question: str, lines: Sequence[str]) -> bool:
     columns: _Columns | None = None
     for line in lines:
         if heading := _HEADING.fullmatch(line):
-            columns = _Columns(*heading.groups())
+            columns = _Columns(heading[1], heading[2], heading[3])
             if not {int(columns.top), int(columns.bottom)} <= page:
                 return False
         elif line.split(" ")[0] in PLACES:

@@ -256,7 +256,9 @@ def _audit(params: Params, lines: Sequence[str]) -> bool:
     names, _, asked = params
     listing = source(params).split("\n")
     run = _run_traced(params)
-    steps = [(number, before, after) for number, before, after in run if not listing[number - 1].startswith("for")]
+    steps = [
+        (number, before, after) for number, before, after in run if not listing[number - 1].startswith("for")
+    ]
     first, *told, last = lines
     wanted = f"Find {names[asked]}"
     return (

@@ -76,7 +76,7 @@ def _check(params: Params, answer: str) -> bool:
 
 def _audit(params: Params, lines: Sequence[str]) -> bool:
     """Everything that is said of a key is in the list."""
-    pairs, asked = params
+    pairs, _ = params
     said = [tuple(line.removeprefix("Look for ").split("=")) for line in lines]
     return all(claim in {(key, str(value)) for key, value in pairs} for claim in said)
 

@@ -126,25 +126,31 @@ def _check(params: Params, answer: str) -> bool:
 
 
 _STEP = re.compile(r"(\d+) (in|out): (\{[\d,]*\})")
-_WALKS = {"First and second:": (1, 2, True), "First without second:": (1, 2, False), "Second without first:": (2, 1, False)}
+_WALKS = {
+    "First and second:": (1, 2, True),
+    "First without second:": (1, 2, False),
+    "Second without first:": (2, 1, False),
+}
 
 
 def _audit(params: Params, lines: Sequence[str]) -> bool:
-    """Membership is asked of the sets themselves: of every walk all elements, and the list kept so far."""
-    walked: list[int] = []
-    own, other, common = (), (), True
+    """Membership is asked of the sets themselves: all elements of every walk, and the list kept so far."""
+    own: tuple[int, ...] = ()
+    other: tuple[int, ...] = ()
+    walked: tuple[int, ...] = ()
+    common = True
     for line in lines:
         if line in _WALKS:
             first, second, common = _WALKS[line]
-            own, other, walked = params[first], set(params[second]), []
+            own, other, walked = params[first], params[second], ()
         elif step := _STEP.fullmatch(line):
-            walked.append(int(step[1]))
+            walked += (int(step[1]),)
             kept = [element for element in walked if (element in other) is common]
             if (step[2] == "in") is not (walked[-1] in other) or step[3] != braces(kept):
                 return False
-            if tuple(walked) != own[: len(walked)]:
+            if walked != own[: len(walked)]:
                 return False
-    return len(walked) == len(own)
+    return walked == own
 
 
 SETS = Family(

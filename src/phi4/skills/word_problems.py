@@ -4,7 +4,9 @@ A structure such as a*b+c has six stories, and one way of working for all of the
 """
 
 import random
+from collections.abc import Sequence
 
+from phi4.skills.audit import stands_above
 from phi4.skills.family import Family, Params, Solution
 from phi4.skills.names import PEOPLE, THINGS
 from phi4.skills.stories import THREE_STEP_STORIES, TWO_STEP_STORIES
@@ -49,6 +51,9 @@ def _family(
         form, numbers, _, _ = params
         return answer.strip() == str(structures[form].formula(*numbers))
 
+    def audit(params: Params, lines: Sequence[str]) -> bool:
+        return stands_above(params[1], lines)
+
     return Family(
         name=name,
         title=title,
@@ -60,6 +65,7 @@ def _family(
         ask=ask,
         solve=solve,
         check=check,
+        audit=audit,
     )
 
 

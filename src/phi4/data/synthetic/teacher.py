@@ -13,13 +13,16 @@ from phi4.grading.answers import MARKER
 from phi4.skills.family import Problem
 
 _NUMBER = re.compile(r"\d+")
+_WORD = re.compile(r"[A-Za-z]+")
 
 
 @dataclass(frozen=True)
 class Noise:
     """Share of problems with each fault. A problem has at most one, so the shares add up to at most 1."""
 
-    slipped_step: float = 0.0  # one number in the working is wrong, the rest goes on as if it were right
+    slipped_step: float = (
+        0.0  # one number (or word, where none stands) is wrong, the rest goes on as if it were right
+    )
     wrong_answer: float = 0.0  # the working is right, the answer is not the one it reaches
     answer_first: float = 0.0  # the answer is stated before the working, as people often write
     truncated: float = 0.0  # the text breaks off in the middle of the working
@@ -76,14 +79,22 @@ def _write(problem: Problem, fault: str, rng: random.Random) -> str:
 
 
 def _change_number(text: str, rng: random.Random) -> str:
-    """One digit of one number becomes another digit."""
+    """One digit of one number becomes another digit; a text without numbers has one word changed."""
     found = list(_NUMBER.finditer(text))
     if not found:
-        return text
+        return _change_word(text, rng)
     match = rng.choice(found)
     at = rng.randrange(match.start(), match.end())
     digit = rng.choice([d for d in "0123456789" if d != text[at]])
     return text[:at] + digit + text[at + 1 :]
+
+
+def _change_word(text: str, rng: random.Random) -> str:
+    """One word becomes another word of the text; a text of one word stays as it is."""
+    found = list(_WORD.finditer(text))
+    match = rng.choice(found)
+    others = sorted({word[0] for word in found} - {match[0]})
+    return text[: match.start()] + rng.choice(others) + text[match.end() :] if others else text
 
 
 def as_written(taught: TaughtProblem) -> Problem:
