@@ -61,7 +61,9 @@ def columns_follow(question: str, lines: Sequence[str]) -> bool:
     for line in lines:
         if heading := _HEADING.fullmatch(line):
             columns = _Columns(heading[1], heading[2], heading[3])
-            if not {int(columns.top), int(columns.bottom)} <= page:
+            # What is divided by may be a count ("the average of these three"), which stands nowhere as a number.
+            copied = {int(columns.top)} if columns.op == "/" else {int(columns.top), int(columns.bottom)}
+            if not copied <= page:
                 return False
         elif line.split(" ")[0] in PLACES:
             if columns is None or not _column_follows(columns, line):

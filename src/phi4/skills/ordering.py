@@ -8,6 +8,7 @@ that is what a reader has to undo. It is the problem's key.
 """
 
 import random
+from collections.abc import Sequence
 
 from phi4.skills.family import Family, Params, Solution
 from phi4.skills.names import PEOPLE
@@ -105,6 +106,30 @@ def _check(params: Params, answer: str) -> bool:
     return given == (order if kind == "all" else [order[rank - 1]])
 
 
+def _audit(params: Params, lines: Sequence[str]) -> bool:
+    """Every comparison, every neighbour and every place that is named must be so in the one true order."""
+    names, clues, (_, from_bottom, _) = params
+    place = {name: rank for rank, name in enumerate(names)}
+    for line in lines:
+        label, _, said = line.partition(": ")
+        if label == "Clues":
+            true = said == ", ".join(f"{names[rank]} > {names[rank + 1]}" for rank, _ in clues)
+        elif label == "Order":
+            true = said.split(" > ") == list(names)
+        elif label == "Reversed":
+            true = said.split(" < ") == list(reversed(names))
+        elif label == "Count":
+            best = reversed(names) if from_bottom else names
+            ranked = [f"{rank} {name}" for rank, name in enumerate(best, start=1)]
+            true = said.split(", ") == ranked[: said.count(",") + 1]
+        else:
+            rank = place[label.removeprefix("Above ")]
+            true = said == (names[rank - 1] if rank else "nobody")
+        if not true:
+            return False
+    return True
+
+
 ORDERING = Family(
     name="ordering",
     title="Ordering people",
@@ -116,4 +141,5 @@ ORDERING = Family(
     ask=_ask,
     solve=_solve,
     check=_check,
+    audit=_audit,
 )

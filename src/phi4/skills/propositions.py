@@ -4,6 +4,8 @@ The working copies a formula, puts T and F in place of its parts, and folds it o
 """
 
 import random
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from phi4.skills.family import Family, Params, Solution
@@ -13,6 +15,7 @@ Formula = tuple[Any, ...]
 
 _LETTERS = ("p", "q", "r", "s")
 _COUNTS = {1: 2, 2: 3, 3: 4}  # level: letters
+_PYTHON = {"not": "1-", "implies": "<=", "iff": "=="}
 _CONNECTIVES = {1: ("and", "or"), 2: ("and", "or", "implies"), 3: ("and", "or", "implies", "iff")}
 
 
@@ -173,6 +176,27 @@ def _check(params: Params, answer: str) -> bool:
     return answer.split() == ["FT"[value(formula)] for formula in formulas]
 
 
+def _audit(params: Params, lines: Sequence[str]) -> bool:
+    """The letters have the given values, each formula is one that was asked, and Python agrees with every fold."""
+    values, formulas = params
+    named = dict(zip(_LETTERS, values, strict=False)) | {"T": True, "F": False}
+    first, *folded = lines
+    given = [f"{letter} is {_mark(value)}" for letter, value in zip(_LETTERS, values, strict=False)]
+    stages = [line.split(": ") for line in folded]
+    return (
+        first == ", ".join(given)
+        and [stage[0] for stage in stages] == [written(formula) for formula in formulas]
+        and all(len({_by_python(text, named) for text in stage}) == 1 for stage in stages)
+    )
+
+
+def _by_python(text: str, named: dict[str, bool]) -> bool:
+    """A formula in words as Python reads it: comparisons of 0 and 1 stand for what it has no word for."""
+    if not set(re.findall(r"\w+", text)) <= {*named, *_PYTHON, "and", "or"}:
+        raise ValueError(f"not a formula: {text}")
+    return bool(eval(re.sub(r"not |implies|iff", lambda word: _PYTHON[word[0].strip()], text), {}, named))
+
+
 PROPOSITIONS = Family(
     name="propositions",
     title="Truth values",
@@ -188,4 +212,5 @@ PROPOSITIONS = Family(
     ask=_ask,
     solve=_solve,
     check=_check,
+    audit=_audit,
 )

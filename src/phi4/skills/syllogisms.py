@@ -7,6 +7,7 @@ The nouns are not part of the problem; which statements are given, and in which 
 """
 
 import random
+from collections.abc import Sequence
 
 from phi4.skills.family import Family, Params, Solution
 from phi4.skills.names import PEOPLE
@@ -126,6 +127,33 @@ def _check(params: Params, answer: str) -> bool:
     return possible != 0 and len(given) == len(expected) and set(given) == expected
 
 
+def _audit(params: Params, lines: Sequence[str]) -> bool:
+    """Every line must be a statement of the question, or say rightly that there is none to go on with."""
+    nouns, person, statements, start, _ = params
+    every = {(nouns[left], nouns[right]) for form, left, right in statements if form == "all"}
+    no = {(nouns[left], nouns[right]) for form, left, right in statements if form == "no"}
+    no |= {(right, left) for left, right in no}
+    first, *rest = lines
+    for line in rest:
+        words = line.replace(",", "").replace(":", "").split()
+        match words:
+            case ["Every", left, "is", "a", right]:
+                true = (left, right) in every
+            case ["Every", left, "is", "nothing", "more"]:
+                true = left in nouns and all(left != below for below, _ in every)
+            case ["No", left, "is", "a", right]:
+                true = (left, right) in no
+            case ["No", left, "is", "nothing"]:
+                true = left in nouns and all(left != one for one, _ in no)
+            case ["A", left, "is", "a", right, "so", "not", same]:
+                true = (left, right) in every and same == left
+            case _:
+                true = False
+        if not true:
+            return False
+    return first == f"{person} is a {nouns[start]}"
+
+
 SYLLOGISMS = Family(
     name="syllogisms",
     title="Syllogisms",
@@ -137,4 +165,5 @@ SYLLOGISMS = Family(
     ask=_ask,
     solve=_solve,
     check=_check,
+    audit=_audit,
 )

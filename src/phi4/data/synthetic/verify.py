@@ -41,7 +41,7 @@ def verify(family: Family, problem: Problem, text: str) -> str:
         return "wrong-step"
     try:
         sound = family.audit is None or family.audit(problem.params, lines)
-    except (ValueError, ArithmeticError, LookupError, SyntaxError):  # a line that cannot be read
+    except (ValueError, ArithmeticError, LookupError, SyntaxError, TypeError):  # a line that cannot be read
         sound = False
     return "" if sound else "wrong-step"
 
