@@ -15,8 +15,8 @@ FAMILIES = (
 )  # fmt: skip
 # How many times the ordinary number of pages: ten minutes do not teach twenty families alike, so these are taught well.
 WEIGHTS = (
-    ("addition", 4), ("subtraction", 4), ("multiplication", 2), ("division", 10), ("percentages", 4), ("units", 2),
-    ("equations", 10), ("clock", 5), ("two_step", 4), ("three_step", 5), ("code_tracing", 8),
+    ("addition", 4), ("subtraction", 4), ("multiplication", 4), ("division", 10), ("percentages", 4), ("units", 2),
+    ("equations", 11), ("clock", 5), ("two_step", 4), ("three_step", 5), ("code_tracing", 8),
 )  # fmt: skip
 PAGES = (
     Share("problems", 0.76), Share("sheets", 0.15),
