@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `phi4 eval`."""
     parser.add_argument("model", nargs="?", help="a recipe's name or a folder (default: the last model)")
     parser.add_argument("--n", type=int, default=200, help="problems per family (default 200)")
+    parser.add_argument(
+        "--skip",
+        type=int,
+        default=0,
+        help="leave out this many first: 200 gives problems no recipe was tuned on",
+    )
     parser.add_argument("--families", help="comma-separated names (default: all)")
     parser.add_argument("--level", choices=LEVELS, default="standard", help="difficulty (default standard)")
     parser.add_argument(
@@ -61,8 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> "tuple[EvalResult, str]":
-    if arguments.n < 1 or arguments.shots < 0:
-        raise UsageError("--n must be at least 1 and --shots at least 0")
+    if arguments.n < 1 or min(arguments.shots, arguments.skip) < 0:
+        raise UsageError("--n must be at least 1, --shots and --skip at least 0")
     families = _families(arguments.families)
     from phi4.cli.models import load
     from phi4.data.synthetic.textbook import problem_document
@@ -73,7 +79,9 @@ def _evaluate(arguments: argparse.Namespace) -> "tuple[EvalResult, str]":
     model = load(arguments.model)
     level = LEVELS.index(arguments.level) + 1
     print(f"{len(families)} families, {arguments.n} problems each ...", file=sys.stderr, flush=True)
-    tasks = skill_tasks(families, arguments.n, problem_document, level=level, shots=arguments.shots)
+    tasks = skill_tasks(
+        families, arguments.n, problem_document, level=level, shots=arguments.shots, skip=arguments.skip
+    )
     known = {f.name: baselines(task, f) for task, f in zip(tasks, families, strict=True)}
     trained = model.card.skills
     result = evaluate(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from phi4.errors import DataError
 from phi4.evals.tasks.skills import answer_line_end, question_stub, skill_scorer, skill_task
 from phi4.skills.family import Problem
 from phi4.skills.split import held_out
@@ -26,6 +27,13 @@ def test_items_are_distinct_held_out_problems_in_index_order() -> None:
 
 def test_a_larger_set_extends_a_smaller_one() -> None:
     assert skill_task(SUMS, 50, document).items[:20] == skill_task(SUMS, 20, document).items
+
+
+def test_a_set_that_skips_shares_no_problem_with_the_one_it_skips() -> None:
+    first, second = skill_task(SUMS, 30, document), skill_task(SUMS, 30, document, skip=30)
+    assert first.items + second.items == skill_task(SUMS, 60, document).items
+    with pytest.raises(DataError, match="no more than 1000000"):
+        skill_task(SUMS, 1, document, skip=1_000_000)
 
 
 def test_shots_are_never_held_out() -> None:

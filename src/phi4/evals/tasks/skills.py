@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from phi4.errors import DataError
 from phi4.evals.task import Item, Score, Scorer, Task
 from phi4.grading.answers import MARKER, equal, final_answer
 from phi4.skills.family import LEVELS, STANDARD, Family, Problem
@@ -23,14 +24,20 @@ def skill_task(
     *,
     level: int = STANDARD,
     shots: int = 1,
+    skip: int = 0,
     percent: int = HELD_OUT_PERCENT,
 ) -> Task:
-    """The first `n` distinct held-out problems of a family (fewer if the level has fewer).
+    """`n` distinct held-out problems of a family after the first `skip` (fewer if the level has fewer).
 
     `document` prints a problem in the exact form of the training text; it opens the question for a base
     model and prints the shots, which come from the training side.
     """
-    held = islice(distinct_problems(family, held=True, level=level, percent=percent), n)
+    held = list(islice(distinct_problems(family, held=True, level=level, percent=percent), skip, skip + n))
+    if not held:
+        raise DataError(
+            f"family {family.name} has no more than {skip} held-out problems at level {LEVELS[level - 1]}",
+            "skip fewer or leave the family out",
+        )
     known = islice(distinct_problems(family, held=False, level=level, percent=percent), shots)
     return Task(
         name=SET_NAME,
@@ -50,10 +57,13 @@ def skill_tasks(
     *,
     level: int = STANDARD,
     shots: int = 1,
+    skip: int = 0,
     percent: int = HELD_OUT_PERCENT,
 ) -> list[Task]:
     """One task per family, see `skill_task`."""
-    return [skill_task(f, n, document, level=level, shots=shots, percent=percent) for f in families]
+    return [
+        skill_task(f, n, document, level=level, shots=shots, skip=skip, percent=percent) for f in families
+    ]
 
 
 def skill_scorer(family: Family) -> Scorer:
