@@ -40,7 +40,7 @@ from phi4.data.synthetic.smalltalk import smalltalk
 from phi4.data.synthetic.textbook import problem_document
 from phi4.evals.task import Task
 from phi4.evals.tasks.skills import skill_tasks
-from phi4.recipes.recipe import Recipe, Share, Stage
+from phi4.recipes.recipe import Recipe, Share, Skills, Stage
 from phi4.run.files import write_json
 from phi4.run.folder import RunFolder, fingerprint
 from phi4.skills.catalog import family
@@ -138,19 +138,14 @@ def _problem_pages(
     """Write and verify pages; the ledger gets one step for each. Returns the kept records and the fault table."""
     skills = recipe.skills
     draws = [
-        Draw(
-            name,
-            start + first,
-            start + min(first + _CHUNK, count * skills.times(name)),
-            skills.levels,
-            skills.held_out_percent,
-            skills.noise,
-            skills.one_template,
-            skills.answers_only,
-            recipe.seed,
+        replace(
+            draw,
+            noise=skills.noise,
+            one_template=skills.one_template,
+            answers_only=skills.answers_only,
+            seed=recipe.seed,
         )
-        for name in skills.families
-        for first in range(0, count * skills.times(name), _CHUNK)
+        for draw in _draws(skills, count, start)
     ]
     step_print = fingerprint(replace(skills, families=()))
     written: list[tuple[Record, Page]] = []
@@ -171,6 +166,21 @@ def _problem_pages(
                 step.keep(record.id)
                 kept.append(record)
     return kept, dict(faults)
+
+
+def _draws(skills: Skills, count: int, start: int) -> list[Draw]:
+    """`count` problems of every family, times its weight, from index `start` on, in units of parallel work."""
+    return [
+        Draw(
+            name,
+            start + first,
+            start + min(first + _CHUNK, count * skills.times(name)),
+            skills.levels,
+            skills.held_out_percent,
+        )
+        for name in skills.families
+        for first in range(0, count * skills.times(name), _CHUNK)
+    ]
 
 
 def _enter(
@@ -209,18 +219,7 @@ def _conversations(
 ) -> list[Record]:
     """SFT: solved problems in chat form, and the share of small talk that lets "hello" be answered."""
     skills = recipe.skills
-    count = skills.conversations
-    draws = [
-        Draw(
-            name,
-            SFT_START + first,
-            SFT_START + min(first + _CHUNK, count * skills.times(name)),
-            skills.levels,
-            skills.held_out_percent,
-        )
-        for name in skills.families
-        for first in range(0, count * skills.times(name), _CHUNK)
-    ]
+    draws = _draws(skills, skills.conversations, SFT_START)
     step_print = fingerprint(skills.levels)
     records = []
     with ledger.step("sft.problems") as step:
