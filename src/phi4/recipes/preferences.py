@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def train_dpo(
 
 
 def pivotal_problems(job: Job) -> dict[str, Problem]:
-    """Problems to search, by id: training side, never a page, spread over the families that are taught most."""
+    """Problems to search, by id: training side, never a page, each asked once, over the families taught most."""
     settings, skills = job.recipe.pivotal, job.recipe.skills
     assert settings is not None
     families = [name for name, _ in skills.weights] or skills.families
@@ -131,7 +132,8 @@ def pivotal_problems(job: Job) -> dict[str, Problem]:
     found: dict[str, Problem] = {}
     for name in families:
         draw = Draw(name, PIVOTAL_START, PIVOTAL_START + 4 * each, (0.0, 0.5, 0.5), skills.held_out_percent)
-        for _, problem in zip(range(each), training_problems(draw), strict=False):
+        once = {problem.question: problem for problem in training_problems(draw)}  # small families repeat
+        for problem in islice(once.values(), each):
             found[f"{name}-{problem.level}-{problem.index}"] = problem
     return found
 
