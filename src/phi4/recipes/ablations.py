@@ -22,8 +22,9 @@ from phi4.recipes.job import Job, Say, open_job
 from phi4.recipes.make import make
 from phi4.recipes.preferences import pivotal_oracle, pivotal_problems, pivotal_question, train_dpo
 from phi4.recipes.recipe import Recipe, Share
+from phi4.run.config import to_json
 from phi4.run.files import write_json
-from phi4.run.folder import RunFolder
+from phi4.run.folder import RunFolder, fingerprint
 from phi4.run.progress import Progress
 from phi4.text.tokenizer import Tokenizer
 from phi4.train.checkpoint import clear_checkpoints
@@ -121,14 +122,19 @@ def ablate_dpo(recipe: Recipe, run: RunFolder, seeds: Sequence[int], wanted: int
     pool = replace(recipe, pivotal=replace(recipe.pivotal, questions=wanted * 20))
     job = open_job(pool, run, say)
     arms = _dpo_pairs(job, folder, wanted)
-    size = min(len(pairs) for pairs in arms.values())
+    sought = wanted
+    while len(arms["pivotal tokens"]) >= sought and (short := wanted - _smallest(arms)) > 0:
+        sought += short  # a pair without a control is in no arm: search on for another
+        arms = _dpo_pairs(job, folder, sought)
+    size = min(wanted, _smallest(arms))
     say(f"{size} pairs in each arm")
     base = _trained(read_items(run.root / "evals" / "sft.items.jsonl"), recipe)
     results = [_result("no DPO", seed, base, run.root.name) for seed in seeds]
     items: dict[str, list[ItemRecord]] = {"no DPO": base * len(seeds)}
     for arm, pairs in arms.items():
         for seed in seeds:
-            found = _dpo_arm(job, folder / f"{arm.replace(' ', '-')}-{seed}", pairs[:size], seed)
+            key = fingerprint([recipe.dpo, *map(to_json, pairs[:size])])[:8]
+            found = _dpo_arm(job, folder / f"{arm.replace(' ', '-')}-{seed}-{key}", pairs[:size], seed)
             items[arm] = items.get(arm, []) + found
             results.append(_result(arm, seed, found, run.root.name))
             say(f"{arm}, seed {seed}: {results[-1].accuracy:.2%}")
@@ -141,7 +147,12 @@ def ablate_dpo(recipe: Recipe, run: RunFolder, seeds: Sequence[int], wanted: int
         for other in items
         if other != first
     )
-    return Ablation("dpo", tuple(results), comparisons, (f"{size} confirmed pairs in each arm",))
+    note = f"{size} confirmed pairs in each arm, rate {recipe.dpo.peak_lr:g}, {recipe.dpo.epochs} epochs"
+    return Ablation("dpo", tuple(results), comparisons, (note,))
+
+
+def _smallest(arms: dict[str, list[TokenPair]]) -> int:
+    return min(len(pairs) for pairs in arms.values())
 
 
 def write_ablation(ablation: Ablation, folder: Path) -> Path:
