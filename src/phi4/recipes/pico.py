@@ -80,6 +80,6 @@ def pico() -> Recipe:
             rope_theta=12_500.0,
         ),
         pivotal=Pivotal(questions=16, rollouts=128),
-        dpo=Dpo(epochs=2, peak_lr=3e-5),
+        dpo=Dpo(epochs=2, peak_lr=3e-6),
         evaluation=Evaluation(problems=200),
     )
