@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     session = Session(load(args.model), settings, args.system)
     interactive = sys.stdin.isatty()
     if interactive:
+        # A chat started from a script's background job inherits a Ctrl-C that is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with suppress(ImportError):
             import readline  # noqa: F401 (line editing and history in input())
         print(banner(session.model.card, session.model.path), flush=True)
