@@ -1,9 +1,21 @@
-"""What a network is, in the field names of Hugging Face's Phi3Config."""
+"""What a network is, in the field names of Hugging Face's configurations (Phi3, Llama and Mistral)."""
 
+import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from phi4.errors import ModelError
+
+Architecture = Literal["Phi3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"]
+
+# Families whose networks are this one; they differ in the names and defaults of their config.json only.
+ARCHITECTURES: dict[str, Architecture] = {
+    "phi3": "Phi3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+}
+
+_LARGEST_SIZE = 1 << 24  # a damaged file must not ask for the whole memory
 
 
 @dataclass(frozen=True)
@@ -16,7 +28,10 @@ class LongRope:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a Phi-4 network (facts 1.1 and 1.2; transformers' Phi3Config)."""
+    """Shape of a Phi-4 network (facts 1.1 and 1.2; transformers' Phi3Config), or of a Llama or Mistral.
+
+    `architecture` says how checkpoints lay the weights out and name them; the computation is the same.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -32,12 +47,35 @@ class ModelConfig:
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
+    head_size: int = 0  # 0: hidden_size / heads (config.json: head_dim; it differs in Mistral-Small-24B)
+    architecture: Architecture = "Phi3ForCausalLM"
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
+        sizes = (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        )
+        for name in sizes:
+            if not 0 < getattr(self, name) <= _LARGEST_SIZE:
+                raise ModelError(f"{name} {getattr(self, name)} is not between 1 and {_LARGEST_SIZE:,}")
+        uneven = not self.head_size and self.hidden_size % self.num_attention_heads
+        if uneven or self.num_attention_heads % self.num_key_value_heads:
             raise ModelError(
                 f"hidden_size {self.hidden_size}, {self.num_attention_heads} heads and "
                 f"{self.num_key_value_heads} key-value heads do not divide each other"
+            )
+        if not 0 <= self.head_size <= self.hidden_size or self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise ModelError(
+                f"heads of {self.head_dim} channels with {self.rotary_dim} of them rotated are not possible"
+            )
+        if not (0 < self.rope_theta < math.inf and 0 < self.rms_norm_eps < 1):
+            raise ModelError(
+                f"rope_theta {self.rope_theta} or rms_norm_eps {self.rms_norm_eps} is out of range"
             )
         if self.long_rope is not None:
             pairs = self.rotary_dim // 2
@@ -48,7 +86,7 @@ class ModelConfig:
     @property
     def head_dim(self) -> int:
         """Channels per head."""
-        return self.hidden_size // self.num_attention_heads
+        return self.head_size or self.hidden_size // self.num_attention_heads
 
     @property
     def rotary_dim(self) -> int:
@@ -62,52 +100,73 @@ class ModelConfig:
 
 
 def to_hf(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
-    """The config.json of a Phi3ForCausalLM folder."""
-    plain = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "long_rope"}
-    scaling = None
-    if config.long_rope is not None:
-        scaling = {
-            "type": "longrope",
-            "short_factor": list(config.long_rope.short_factor),
-            "long_factor": list(config.long_rope.long_factor),
-        }
-    return {
-        "architectures": ["Phi3ForCausalLM"],
-        "model_type": "phi3",
+    """The config.json of a model folder of the configuration's architecture."""
+    ours = ("long_rope", "head_size", "architecture", "original_max_position_embeddings")
+    plain = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ours}
+    raw = {
+        "architectures": [config.architecture],
+        "model_type": next(kind for kind, name in ARCHITECTURES.items() if name == config.architecture),
         **plain,
-        "original_max_position_embeddings": config.original_context,
-        "rope_scaling": scaling,
         "hidden_act": "silu",
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "embd_pdrop": 0.0,
-        "resid_pdrop": 0.0,
-        "sliding_window": None,
         "bos_token_id": bos_id,
         "eos_token_id": eos_id,
         "pad_token_id": pad_id,
         "torch_dtype": dtype,
         "use_cache": True,
     }
+    if config.architecture == "Phi3ForCausalLM":
+        raw |= {
+            "original_max_position_embeddings": config.original_context,
+            "embd_pdrop": 0.0,
+            "resid_pdrop": 0.0,
+        }
+    else:
+        raw |= {"mlp_bias": False}
+    if config.architecture != "LlamaForCausalLM":
+        raw["sliding_window"] = None
+    if config.head_size or config.architecture != "Phi3ForCausalLM":
+        raw["head_dim"] = config.head_dim
+    raw["rope_scaling"] = None
+    if config.long_rope is not None:
+        raw["rope_scaling"] = {
+            "type": "longrope",
+            "short_factor": list(config.long_rope.short_factor),
+            "long_factor": list(config.long_rope.long_factor),
+        }
+    return raw
 
 
 def from_hf(raw: dict[str, Any]) -> ModelConfig:
-    """Read a config.json of the phi3 family, written by any transformers version.
+    """Read a config.json of the phi3, llama or mistral family, written by any transformers version.
 
     Raises ModelError for another architecture, an active sliding window or an unknown RoPE variant:
     a network that would be computed wrongly is refused, never approximated.
     """
-    if raw.get("model_type") != "phi3":
-        raise ModelError(f"model_type {raw.get('model_type')!r} is not phi3, the family this version runs")
+    family = raw.get("model_type")
+    if family not in ARCHITECTURES:
+        raise ModelError(
+            f"model_type {family!r} is not a family this version runs",
+            f"these are {', '.join(ARCHITECTURES)}",
+        )
+    named = raw.get("architectures") or [ARCHITECTURES[family]]
+    if named != [ARCHITECTURES[family]]:
+        raise ModelError(f"architectures {named} is not {ARCHITECTURES[family]}, the {family} text model")
     # transformers 5 gathers the three RoPE settings under one key.
     rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind in ("su", "yarn"):  # names under which Phi-3 checkpoints first shipped LongRoPE
+    if family == "phi3" and kind in (
+        "su",
+        "yarn",
+    ):  # names under which Phi-3 checkpoints first shipped LongRoPE
         kind = "longrope"
-    if kind not in ("default", "longrope"):
-        raise ModelError(f"unknown RoPE variant {kind!r}", "supported: default, longrope")
-    if raw.get("hidden_act", "silu") != "silu" or raw.get("attention_bias", False):
-        raise ModelError("only silu without attention biases is supported")
+    supported = ("default", "longrope") if family == "phi3" else ("default",)
+    if kind not in supported:
+        raise ModelError(f"unknown RoPE variant {kind!r}", f"supported in {family}: {', '.join(supported)}")
+    biases = any(raw.get(name, False) for name in ("attention_bias", "mlp_bias", "lm_head_bias"))
+    if raw.get("hidden_act", "silu") != "silu" or biases:
+        raise ModelError("only silu without biases is supported")
     window, limit = raw.get("sliding_window"), int(raw["max_position_embeddings"])
     if window is not None and window < limit:
         raise ModelError(f"a sliding window of {window} inside a context of {limit} is not supported")
@@ -125,10 +184,11 @@ def from_hf(raw: dict[str, Any]) -> ModelConfig:
                 "the published Phi models derive both from their context lengths",
             )
         long_rope = LongRope(tuple(rope["short_factor"]), tuple(rope["long_factor"]))
-    heads = int(raw["num_attention_heads"])
+    heads, hidden = int(raw["num_attention_heads"]), int(raw["hidden_size"])
+    head_size = int(raw.get("head_dim") or 0)
     return ModelConfig(
         vocab_size=int(raw["vocab_size"]),
-        hidden_size=int(raw["hidden_size"]),
+        hidden_size=hidden,
         num_hidden_layers=int(raw["num_hidden_layers"]),
         num_attention_heads=heads,
         num_key_value_heads=int(raw.get("num_key_value_heads") or heads),
@@ -140,7 +200,9 @@ def from_hf(raw: dict[str, Any]) -> ModelConfig:
             rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) or 1.0
         ),
         long_rope=long_rope,
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-5)),
+        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-5 if family == "phi3" else 1e-6)),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         initializer_range=float(raw.get("initializer_range", 0.02)),
+        head_size=0 if heads and head_size * heads == hidden else head_size,
+        architecture=ARCHITECTURES[family],
     )

@@ -66,15 +66,22 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
     The old content survives any failure.
     """
-    content = data.encode("utf-8") if isinstance(data, str) else data
+    with atomic_file(path) as temporary, open(temporary, "xb") as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Write a temporary file in a library's own way; it becomes `path` when the block ends without an error.
+
+    Missing parents are made. The old content survives any failure.
+    """
     temporary = _temporary(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
+            _sync(temporary)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """A model folder in Hugging Face's layout: written, reloaded and compared before it counts as written.
 
-model.safetensors, config.json, generation_config.json and the tokenizer's files; transformers and vLLM
-load it as Phi3ForCausalLM without remote code. Pickle is never read or written.
+Weights in safetensors, config.json, generation_config.json and the tokenizer's files; transformers loads it
+without remote code. Pickle is never read or written.
 """
 
 import json
@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from phi4.errors import ModelError
 from phi4.model.config import ModelConfig, from_hf, to_hf
@@ -19,17 +16,9 @@ from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer, causal_attention
 from phi4.run.files import atomic_write
 from phi4.text.tokenizer import Tokenizer
+from phi4.weights.checkpoint import Checkpoint, load_weights, save_weights
 
-WEIGHTS = "model.safetensors"
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
-
-def to_checkpoint(model: Transformer) -> dict[str, Tensor]:
-    """Tensors under Hugging Face's names."""
-    return {
-        name if name.startswith("lm_head") else f"model.{name}": tensor.contiguous()
-        for name, tensor in model.state_dict().items()
-    }
 
 
 def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer) -> None:
@@ -41,7 +30,7 @@ def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer) -> None:
     dtype = _DTYPES[model.embed_tokens.weight.dtype]
     ids = {"bos_id": tokenizer.document_end_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
     write_json = lambda name, value: atomic_write(folder / name, json.dumps(value, indent=2) + "\n")  # noqa: E731
-    atomic_write(folder / WEIGHTS, save(to_checkpoint(model), metadata={"format": "pt"}))
+    save_weights(folder, model)
     write_json("config.json", to_hf(model.config, dtype=dtype, **ids))
     write_json(
         "generation_config.json",
@@ -84,29 +73,12 @@ def read_config(folder: Path) -> ModelConfig:
         raise ModelError(f"{path} is not a usable model configuration: {error}") from error
 
 
-def load_model(folder: Path) -> Transformer:
-    """Load a model folder written by `save_model` or by transformers (one safetensors file).
+def load_model(folder: Path, dtype: torch.dtype | None = None) -> Transformer:
+    """Load a model folder, in shards or whole, converted to `dtype` on the way (None: as it is stored).
 
     Raises ModelError, naming the tensor, when a weight is missing, unexpected or of another shape.
     """
-    config = read_config(folder)
-    path = Path(folder) / WEIGHTS
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise ModelError(f"no {WEIGHTS} in {folder}") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or not a safetensors file: {error}") from error
     with torch.device("meta"):
-        model = Transformer(config)
-    wanted = model.state_dict()
-    found = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-    if config.tie_word_embeddings:
-        found.pop("lm_head.weight", None)
-    for name in sorted(wanted.keys() ^ found.keys()):
-        raise ModelError(f"{path}: {'missing' if name in wanted else 'unexpected'} tensor {name}")
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
-            raise ModelError(f"{path}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
-    model.load_state_dict(found, assign=True)
+        model = Transformer(read_config(folder))
+    load_weights(model, Checkpoint(folder), dtype)
     return model

@@ -1,0 +1,164 @@
+"""Safetensors checkpoints, whole or in shards: read tensor by tensor, written shard by shard.
+
+Reading holds the tensors in their target precision plus the one that is being converted; a tensor that needs no
+conversion stays mapped to the file and costs no memory of its own until it is used.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from phi4.errors import ModelError
+from phi4.model.transformer import Transformer
+from phi4.run.files import atomic_file, atomic_write
+from phi4.weights.layout import pieces
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
+
+
+class Checkpoint:
+    """The safetensors files of a model folder, opened but not read. Raises ModelError, naming the file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._files: dict[str, Any] = {}
+        self._file_of: dict[str, str] = {}
+        for file in _shards(self.folder):
+            path = self.folder / file
+            with _readable(path):
+                self._files[file] = safe_open(path, framework="pt")
+                for name in self._files[file].keys():  # noqa: SIM118 (not a mapping)
+                    if name in self._file_of:
+                        raise ModelError(f"{name} lies in both {self._file_of[name]} and {file} of {folder}")
+                    self._file_of[name] = file
+
+    @property
+    def names(self) -> set[str]:
+        """All tensor names."""
+        return set(self._file_of)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, from the header alone."""
+        return tuple(self._files[self._file_of[name]].get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, mapped to its file where possible."""
+        file = self._file_of[name]
+        with _readable(self.folder / file):
+            tensor: Tensor = self._files[file].get_tensor(name)
+            return tensor
+
+
+def load_weights(model: Transformer, checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> None:
+    """Fill a network made on the meta device. `dtype` None keeps each tensor's own.
+
+    Raises ModelError, naming the tensor, when a weight is missing, unexpected or of another shape.
+    """
+    config, folder = model.config, checkpoint.folder
+    wanted = {name: pieces(config, name, len(tensor)) for name, tensor in model.state_dict().items()}
+    needed = {piece.name for parts in wanted.values() for piece in parts}
+    ignored = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    found = {name for name in checkpoint.names - ignored if not name.endswith("rotary_emb.inv_freq")}
+    for name in sorted(needed ^ found):
+        raise ModelError(f"{folder}: {'missing' if name in needed else 'unexpected'} tensor {name}")
+    for name, tensor in model.state_dict().items():
+        columns = tuple(tensor.shape[1:])
+        for piece in wanted[name]:
+            shape = checkpoint.shape(piece.name)
+            if shape != (piece.rows, *columns):
+                raise ModelError(f"{folder}: {piece.name} is {shape}, not {(piece.rows, *columns)}")
+    for name, shape in [(name, tensor.shape) for name, tensor in model.state_dict().items()]:
+        parts = wanted[name]
+        first = checkpoint.read(parts[0].name)
+        if not first.is_floating_point() or first.element_size() < 2:
+            raise ModelError(f"{folder}: {parts[0].name} is {first.dtype}, which is not a plain weight")
+        if len(parts) == 1:
+            value = first.to(dtype or first.dtype)
+        else:
+            value = torch.empty(shape, dtype=dtype or first.dtype)
+            for piece in parts:
+                value[piece.start : piece.start + piece.rows] = checkpoint.read(piece.name)
+        model.load_state_dict({name: value}, strict=False, assign=True)
+
+
+def save_weights(folder: Path, model: Transformer, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a network's weights in its architecture's layout, in shards of at most `shard_bytes`."""
+    write_shards(folder, to_checkpoint(model), shard_bytes)
+
+
+def to_checkpoint(model: Transformer) -> dict[str, Tensor]:
+    """Tensors under Hugging Face's names, in the layout of the architecture (views, not copies)."""
+    return {
+        piece.name: tensor[piece.start : piece.start + piece.rows]
+        for name, tensor in model.state_dict().items()
+        for piece in pieces(model.config, name, len(tensor))
+    }
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
+    """One model.safetensors, or numbered shards and their index when they would be larger."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and filled + tensor.nbytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += tensor.nbytes
+    count = len(shards)
+    files = [WEIGHTS] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    for file, names in zip(files, shards, strict=True):
+        with atomic_file(folder / file) as temporary:
+            save_file({name: tensors[name].contiguous() for name in names}, temporary, {"format": "pt"})
+    if count > 1:
+        index = {
+            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+            "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names},
+        }
+        atomic_write(folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def _shards(folder: Path) -> Iterator[str]:
+    """File names of a folder's weights. An index wins over a single file, as in transformers."""
+    if not (folder / INDEX).is_file():
+        if not (folder / WEIGHTS).is_file():
+            if any((folder / name).exists() for name in _PICKLED):
+                raise ModelError(
+                    f"{folder} has only pickled weights, which can run code when they are opened",
+                    "get the safetensors files of this model",
+                )
+            raise ModelError(f"no {WEIGHTS} in {folder}")
+        yield WEIGHTS
+        return
+    try:
+        files = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        if any(not isinstance(file, str) for file in files):
+            raise TypeError("a file name is not text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{folder / INDEX} is not an index of safetensors files: {error}") from error
+    for file in sorted(files):
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise ModelError(f"{folder / INDEX} points to {file!r}, which is not a file of this folder")
+        if not (folder / file).is_file():
+            raise ModelError(
+                f"{folder} is incomplete: {file} is missing", "fetch the model again: it resumes"
+            )
+        yield file
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged or not a safetensors file: {error}") from error
