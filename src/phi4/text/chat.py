@@ -1,25 +1,19 @@
 """Conversations and the one renderer that turns them into ids and a loss mask.
 
-Phi-4's form (report section 4): every message is <|im_start|> role <|im_sep|> content <|im_end|>,
-no newline anywhere. SFT, DPO, evaluation, chat and server all call `render`, so what a model was
-trained on is what it is asked with. Nothing derives a mask from text, and nothing decodes to re-encode.
+SFT, DPO, evaluation, chat and server all call `render`, so what a model was trained on is what it is asked with.
+The tokenizer's template says what stands around the messages (text/templates.py). Nothing derives a mask from text,
+and nothing decodes to re-encode.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from phi4.errors import DataError
-from phi4.text.tokenizer import TURN_END, TURN_SEP, TURN_START, Tokenizer
+from phi4.text.templates import Control, Message, Role, Text
+from phi4.text.tokenizer import Tokenizer
 
-Role = Literal["system", "user", "assistant"]
+__all__ = ["Conversation", "Message", "Rendered", "Role", "render", "split_reasoning"]
 
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn. Only assistant turns are learned."""
-
-    role: Role
-    content: str
+_END_OF_THOUGHT = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +32,51 @@ class Rendered:
 
 
 def render(conversation: Conversation, tokenizer: Tokenizer, *, generation: bool = False) -> Rendered:
-    """Render a conversation; `generation` appends the opener of an assistant turn.
+    """Render a conversation in the model's own form; `generation` appends the opener of an assistant turn.
 
-    The mask covers the content of assistant turns and the <|im_end|> that closes them: a model that
-    never learns its end token never stops. Raises DataError for a role Phi-4 does not have.
+    The mask covers the content of assistant turns and the control token that closes them: a model that never learns
+    its end token never stops. Raises DataError for a role or tools the template has no place for.
     """
+    template = tokenizer.template
+    for message in conversation.messages:
+        if message.role not in template.roles:
+            raise DataError(
+                f"unknown role {message.role!r} for the {template.name} template",
+                f"roles are {', '.join(template.roles)}",
+            )
+        if message.tools and "tool" not in template.roles:
+            raise DataError(f"the {template.name} template has no place for tools")
     ids: list[int] = []
     mask: list[int] = []
-    for message in conversation.messages:
-        if message.role not in get_args(Role):
-            raise DataError(f"unknown role {message.role!r}", "roles are system, user and assistant")
-        opener = _opener(message.role, tokenizer)
-        body = [*tokenizer.encode(message.content), tokenizer.special[TURN_END]]
-        ids += opener + body
-        mask += [0] * len(opener) + [int(message.role == "assistant")] * len(body)
-    if generation:
-        opener = _opener("assistant", tokenizer)
-        ids += opener
-        mask += [0] * len(opener)
+    pending: list[Text] = []
+
+    def flush() -> None:
+        """Encode the text since the last control token as one piece, as training did."""
+        text = "".join(part.text for part in pending)
+        if text:
+            start = sum(len(part.text) for part in pending if not part.learned)
+            ((found, learned),) = tokenizer.encode_from([text], [start])
+            ids.extend(found)
+            mask.extend(learned)
+        pending.clear()
+
+    for part in template.parts(conversation.messages, generation):
+        if isinstance(part, Control):
+            flush()
+            ids.append(tokenizer.control_id(part.token))
+            mask.append(int(part.learned))
+        else:
+            pending.append(part)
+    flush()
     return Rendered(ids, mask)
 
 
-def _opener(role: Role, tokenizer: Tokenizer) -> list[int]:
-    return [tokenizer.special[TURN_START], *tokenizer.encode(role), tokenizer.special[TURN_SEP]]
+def split_reasoning(text: str) -> tuple[str, str]:
+    """A reasoning model's answer as (thought, solution), cut behind the last end-of-thinking mark.
+
+    Without a mark all of it is the solution.
+    """
+    thought, mark, solution = text.rpartition(_END_OF_THOUGHT)
+    if not mark:
+        return "", text
+    return thought.replace("<think>", "", 1).strip(), solution.strip()

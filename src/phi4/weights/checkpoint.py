@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,26 +26,44 @@ SHARD_BYTES = 5_000_000_000
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
 
 
+class Source(Protocol):
+    """Where weights come from, under checkpoint names."""
+
+    @property
+    def path(self) -> Path:
+        """The file or folder, for messages."""
+        ...
+
+    @property
+    def names(self) -> set[str]:
+        """Checkpoint names of all tensors."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        ...
+
+
 class Checkpoint:
     """The safetensors files of a model folder, opened but not read. Raises ModelError, naming the file."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+        self.path = Path(folder)
         self._files: dict[str, Any] = {}
         self._file_of: dict[str, str] = {}
-        for file in _shards(self.folder):
-            path = self.folder / file
+        for file in _shards(self.path):
+            path = self.path / file
             with _readable(path):
                 self._files[file] = safe_open(path, framework="pt")
                 for name in self._files[file].keys():  # noqa: SIM118 (not a mapping)
                     if name in self._file_of:
                         raise ModelError(f"{name} lies in both {self._file_of[name]} and {file} of {folder}")
                     self._file_of[name] = file
-
-    @property
-    def names(self) -> set[str]:
-        """All tensor names."""
-        return set(self._file_of)
+        self.names = set(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, from the header alone."""
@@ -54,40 +72,40 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         """One tensor, mapped to its file where possible."""
         file = self._file_of[name]
-        with _readable(self.folder / file):
+        with _readable(self.path / file):
             tensor: Tensor = self._files[file].get_tensor(name)
             return tensor
 
 
-def load_weights(model: Transformer, checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> None:
+def load_weights(model: Transformer, source: Source, dtype: torch.dtype | None = None) -> None:
     """Fill a network made on the meta device. `dtype` None keeps each tensor's own.
 
     Raises ModelError, naming the tensor, when a weight is missing, unexpected or of another shape.
     """
-    config, folder = model.config, checkpoint.folder
+    config, path = model.config, source.path
     wanted = {name: pieces(config, name, len(tensor)) for name, tensor in model.state_dict().items()}
     needed = {piece.name for parts in wanted.values() for piece in parts}
     ignored = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    found = {name for name in checkpoint.names - ignored if not name.endswith("rotary_emb.inv_freq")}
+    found = {name for name in source.names - ignored if not name.endswith("rotary_emb.inv_freq")}
     for name in sorted(needed ^ found):
-        raise ModelError(f"{folder}: {'missing' if name in needed else 'unexpected'} tensor {name}")
+        raise ModelError(f"{path}: {'missing' if name in needed else 'unexpected'} tensor {name}")
     for name, tensor in model.state_dict().items():
         columns = tuple(tensor.shape[1:])
         for piece in wanted[name]:
-            shape = checkpoint.shape(piece.name)
+            shape = source.shape(piece.name)
             if shape != (piece.rows, *columns):
-                raise ModelError(f"{folder}: {piece.name} is {shape}, not {(piece.rows, *columns)}")
+                raise ModelError(f"{path}: {piece.name} is {shape}, not {(piece.rows, *columns)}")
     for name, shape in [(name, tensor.shape) for name, tensor in model.state_dict().items()]:
         parts = wanted[name]
-        first = checkpoint.read(parts[0].name)
+        first = source.read(parts[0].name)
         if not first.is_floating_point() or first.element_size() < 2:
-            raise ModelError(f"{folder}: {parts[0].name} is {first.dtype}, which is not a plain weight")
+            raise ModelError(f"{path}: {parts[0].name} is {first.dtype}, which is not a plain weight")
         if len(parts) == 1:
             value = first.to(dtype or first.dtype)
         else:
             value = torch.empty(shape, dtype=dtype or first.dtype)
             for piece in parts:
-                value[piece.start : piece.start + piece.rows] = checkpoint.read(piece.name)
+                value[piece.start : piece.start + piece.rows] = source.read(piece.name)
         model.load_state_dict({name: value}, strict=False, assign=True)
 
 
