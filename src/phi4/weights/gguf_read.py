@@ -48,7 +48,12 @@ LAYER_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-_PHI3_PARTS = ("attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down")
+_FUSED_PARTS = [
+    part
+    for part in LAYER_NAMES
+    if not part.endswith((".q_proj", ".k_proj", ".v_proj", ".gate_proj", ".up_proj"))
+]
+_SEPARATE_PARTS = [part for part in LAYER_NAMES if not part.endswith(("qkv_proj", "gate_up_proj"))]
 ROPE_FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
 
 
@@ -97,27 +102,11 @@ class GgufWeights:
     @cached_property
     def names(self) -> set[str]:
         """Checkpoint names; a tensor without one goes by its GGUF name, and will be found unexpected."""
-        fused = self.config.architecture == "Phi3ForCausalLM"
-        of_layer = {
-            theirs: ours
-            for ours, theirs in LAYER_NAMES.items()
-            if (
-                theirs in _PHI3_PARTS and ours != "mlp.up_proj"
-                if fused
-                else "qkv" not in ours and "gate_up" not in ours
-            )
-        }
-        outside = {theirs: ours for ours, theirs in NAMES.items()}
-        found = set()
-        for name in self.file.tensors.keys() - set(ROPE_FACTORS.values()):
-            parts = name.split(".")
-            if name in outside:
-                found.add(outside[name])
-            elif len(parts) == 4 and parts[0] == "blk" and parts[2] in of_layer:
-                found.add(f"model.layers.{parts[1]}.{of_layer[parts[2]]}.weight")
-            else:
-                found.add(name)
-        return found
+        parts = _FUSED_PARTS if self.config.architecture == "Phi3ForCausalLM" else _SEPARATE_PARTS
+        layers = range(self.config.num_hidden_layers)
+        known = [*NAMES, *(f"model.layers.{n}.{part}.weight" for n in layers for part in parts)]
+        by_theirs = {gguf_name(name): name for name in known}
+        return {by_theirs.get(name, name) for name in self.file.tensors.keys() - set(ROPE_FACTORS.values())}
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape."""
