@@ -19,6 +19,8 @@ from phi4.errors import Phi4Error, UsageError
 # verb: (module, one line of help). The order is the order in which a newcomer needs them.
 VERBS: dict[str, tuple[str, str]] = {
     "make": ("phi4.cli.make", "make a model by a recipe: tiny (a minute), pico (ten minutes)"),
+    "models": ("phi4.cli.catalog", "list the models there are, what is on disk and what fits this machine"),
+    "pull": ("phi4.cli.pull", "fetch a model: phi-4, phi-4-mini, smollm2, or any repository of the hub"),
     "chat": ("phi4.cli.chat", "talk to a model"),
     "ask": ("phi4.cli.ask", "ask a model one question; works in pipes"),
     "eval": ("phi4.cli.eval", "score a model on problems it has never seen"),

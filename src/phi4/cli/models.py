@@ -1,8 +1,13 @@
-"""Which model is meant, and loading it: a folder, a run, a recipe's name, or the last one made or used."""
+"""Which model is meant, and loading it.
+
+A folder, a .gguf file, a run, a recipe's name, a published model's short name or repository, or the last one used.
+"""
 
 import difflib
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,8 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from phi4.errors import ModelError, Phi4Error, UsageError
 from phi4.run.files import atomic_write
 from phi4.run.folder import RunFolder, find_runs
+from phi4.weights.catalog import CATALOG, cached, find, on_disk
 
 if TYPE_CHECKING:
+    import torch
+
+    from phi4.model.config import ModelConfig
+    from phi4.model.transformer import Transformer
     from phi4.text.generation import Request, Sampler
     from phi4.text.tokenizer import Tokenizer
 
@@ -23,6 +33,8 @@ if TYPE_CHECKING:
         def stream(self, request: Request) -> Iterator[int]: ...
 
 
+_SMALL = 50_000_000  # parameters up to which a model is computed as it is stored
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 OFFER = "make one first: `phi4 make tiny` (a minute) or `phi4 make pico` (ten minutes)"
 
 
@@ -53,20 +65,54 @@ def load(name_or_path: str | None) -> LoadedModel:
     path = resolve(name_or_path)
     card = read_card(path)
     from phi4.engine.engine import Engine
-    from phi4.text.tokenizer import Tokenizer
-    from phi4.weights.folder import load_model
 
-    model = load_model(path)
-    tokenizer = Tokenizer.load(path)
+    model, tokenizer = read_model(path)
+    for notice in tokenizer.notices:
+        print(f"phi4: {card.name}: {notice}", file=sys.stderr)
+    engine = Engine(model, tokenizer)
     remember(path)
     return LoadedModel(
-        path=path,
-        name=card.name,
-        card=card,
-        tokenizer=tokenizer,
-        engine=Engine(model, tokenizer),
-        context=model.config.max_position_embeddings,
+        path=path, name=card.name, card=card, tokenizer=tokenizer, engine=engine, context=engine.context
     )
+
+
+def read_model(path: Path) -> "tuple[Transformer, Tokenizer]":
+    """The network and tokenizer of a model folder or a .gguf file, in the precision this machine computes in.
+
+    Raises ModelError when the file is unusable or its weights do not fit in memory.
+    """
+    import torch
+
+    from phi4.text.tokenizer import Tokenizer
+    from phi4.weights.folder import load_model, read_config
+    from phi4.weights.gguf_read import read_gguf, read_gguf_config
+
+    gguf = path.suffix == ".gguf"
+    config = read_gguf_config(path) if gguf else read_config(path)
+    dtype = _dtype(config)
+    if gguf:
+        found = read_gguf(path, dtype or torch.float32)
+        return found.model, found.tokenizer
+    return load_model(path, dtype), Tokenizer.load(path)
+
+
+def _dtype(config: "ModelConfig") -> "torch.dtype | None":
+    """None (as stored) for small models; else what this machine computes in. Raises ModelError without room."""
+    from phi4.device import measure
+    from phi4.model.cost import parameters
+
+    count = parameters(config)
+    if count < _SMALL:
+        return None
+    machine = measure()
+    needed = count * machine.compute_dtype.itemsize
+    if machine.device == "cpu" and needed > machine.memory_gb * 2**30:
+        raise ModelError(
+            f"{count / 1e9:.1f} billion parameters need {needed / 2**30:.0f} GiB in {machine.dtype}; "
+            f"this machine has {machine.memory_gb:.0f} GiB",
+            "`phi4 models` lists what fits",
+        )
+    return machine.compute_dtype
 
 
 def resolve(name_or_path: str | None, runs: Path = Path("runs")) -> Path:
@@ -79,6 +125,11 @@ def resolve(name_or_path: str | None, runs: Path = Path("runs")) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return _inside(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    published = _published(name_or_path)
+    if published is not None:
+        return published
     made = find_runs(runs, name_or_path)
     for run in made:
         if is_model(run.root / "model"):
@@ -89,8 +140,12 @@ def resolve(name_or_path: str | None, runs: Path = Path("runs")) -> Path:
             f"`phi4 make {name_or_path}` resumes it",
         )
     if path.exists():
-        raise UsageError(f"{path} is a file; a model is a folder with config.json and weights")
-    names = sorted({str(run.read_run().get("name", "")) for run in find_runs(runs)})
+        raise UsageError(
+            f"{path} is a file; a model is a folder with config.json and weights, or a .gguf file"
+        )
+    names = sorted(
+        {str(run.read_run().get("name", "")) for run in find_runs(runs)} | {entry.name for entry in CATALOG}
+    )
     near = difflib.get_close_matches(name_or_path, names, n=1)
     hint = f"did you mean {near[0]}?" if near else OFFER
     if name_or_path in ("tiny", "pico"):
@@ -98,14 +153,32 @@ def resolve(name_or_path: str | None, runs: Path = Path("runs")) -> Path:
     raise UsageError(f"no model called {name_or_path}: neither a folder nor a finished run in {runs}/", hint)
 
 
+def _published(name: str) -> Path | None:
+    """A published model on this machine; None when the name is not that of one.
+
+    Raises UsageError, with the command that fetches it, when it is not here.
+    """
+    entry = find(name)
+    if entry is None and (not _REPOSITORY.fullmatch(name) or Path(name).parent.is_dir()):
+        return None
+    path = on_disk(entry) if entry else cached(name)
+    if path is not None:
+        return path
+    size = f", {2 * entry.parameters / 1e9:.1f} GB" if entry else ""
+    raise UsageError(f"{name} is not on this machine", f"fetch it: `phi4 pull {name}`{size}")
+
+
 def is_model(folder: Path) -> bool:
-    """Is this a complete model folder? The exporter writes config.json's siblings before a run says so."""
-    return all((folder / name).is_file() for name in ("config.json", "model.safetensors", "tokenizer.json"))
+    """Is this a complete model folder or a .gguf file? The exporter writes config.json's siblings first."""
+    if folder.suffix == ".gguf":
+        return folder.is_file()
+    weights = any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
+    return weights and all((folder / name).is_file() for name in ("config.json", "tokenizer.json"))
 
 
 def read_card(folder: Path) -> Card:
     """The card of a model folder; a foreign folder without one is known by its path only."""
-    name = folder.parent.name if folder.name == "model" else folder.name
+    name = folder.parent.name if folder.name == "model" else folder.stem if folder.is_file() else folder.name
     path = folder / "phi4.json"
     if not path.exists():
         return Card(name=name)

@@ -35,9 +35,8 @@ def run(args: argparse.Namespace) -> int:
     }
     table = Table(title=args.model or str(Path(resolve(None))), title_justify="left", show_header=False)
     for name in (f.name for f in fields(config) if f.name != "long_rope"):
-        table.add_row(
-            name, f"{getattr(config, name):,}" if name != "rms_norm_eps" else str(config.rms_norm_eps)
-        )
+        value = getattr(config, name)
+        table.add_row(name, f"{value:,}" if isinstance(value, int | float) and value >= 1 else str(value))
     table.add_row("rope", "longrope" if config.long_rope else "plain")
     table.add_section()
     table.add_row("parameters", f"{figures['parameters']:,}")

@@ -81,7 +81,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            _sync(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # a full disk may show only here
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
