@@ -5,6 +5,7 @@ The package litellm brings the two rank files; it is installed without what it d
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -51,7 +52,7 @@ def merges_of(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         parts = [token[i : i + 1] for i in range(len(token))]
         while len(parts) > 2:
-            pairs = [ranks.get(a + b, rank) for a, b in zip(parts, parts[1:], strict=False)]
+            pairs = [ranks.get(a + b, rank) for a, b in itertools.pairwise(parts)]
             best = min(range(len(pairs)), key=lambda i: pairs[i])
             if pairs[best] >= rank:
                 break
