@@ -205,3 +205,19 @@ def test_streaming_gives_the_same_tokens() -> None:
     for request in mixed(6):
         single = Request(request.ids, replace(request.params, n=1))
         assert tuple(engine().stream(single)) == engine().generate([single])[0].ids
+
+
+def test_rows_without_a_token_are_never_sampled() -> None:
+    """Published vocabularies are padded; a padded row may have any weights, here the strongest of all."""
+    real = tokenizer().vocab_size
+    padded = network(real + 20, CONTEXT, tied=False)
+    with torch.no_grad():
+        padded.lm_head.weight[real:] = 10 * padded.lm_head.weight[:20]
+    requests = [
+        Request(ids, SamplingParams(max_tokens=20, temperature=t, seed=n))
+        for n, ids in enumerate(prompts(10))
+        for t in (0.0, 3.0)
+    ]
+    found = Engine(padded, tokenizer()).generate(requests)
+    assert any(int(plain_logits(padded, list(r.ids))[-1].argmax()) >= real for r in requests)
+    assert all(id < real for completion in found for id in completion.ids)

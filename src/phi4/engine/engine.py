@@ -62,6 +62,7 @@ class Engine:
         same = model.embed_tokens.weight.dtype == self.dtype
         self.model = (model if same else copy.deepcopy(model).to(self.dtype)).eval()
         self.tokenizer = tokenizer
+        self.unused = torch.tensor(tokenizer.unused(config.vocab_size), dtype=torch.long, device=self.device)
         self.rope = Rope(config, self.context, self.device)
         # On CPUs PyTorch's attention over one query is twice as fast on float32 keys as on bf16 ones, although
         # they are twice the bytes.
@@ -193,6 +194,8 @@ class _Run:
 
     def _extend(self, sequences: list[_Sequence], logits_NV: torch.Tensor) -> None:
         """Choose the next token of each sequence, and let those that end go."""
+        if len(self.engine.unused):
+            logits_NV = logits_NV.index_fill(1, self.engine.unused, float("-inf"))
         uniform_N = uniforms(
             np.array([s.params.seed for s in sequences], dtype=np.uint64),
             np.array([s.sample for s in sequences], dtype=np.uint64),

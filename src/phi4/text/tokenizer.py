@@ -176,6 +176,11 @@ class Tokenizer:
         """Text of content ids; control tokens are written out by name, broken UTF-8 as U+FFFD."""
         return b"".join(self.token_bytes(id) for id in ids).decode("utf-8", errors="replace")
 
+    def unused(self, rows: int) -> list[int]:
+        """Ids below `rows`, the network's vocabulary, that no token has: padding that must never be sampled."""
+        used = {*self._vocab.values(), *self._special_names}
+        return [id for id in range(rows) if id not in used]
+
     def token_bytes(self, id: int) -> bytes:
         """The bytes one token stands for; none for an id that no token has (a padded row of the vocabulary)."""
         return self._bytes_by_id.get(id, b"")
