@@ -193,6 +193,21 @@ def test_exported_model_generates_what_we_would(tmp_path: Path) -> None:
     assert ids_BT.tolist() == generated.tolist()
 
 
+@pytest.mark.parametrize("length", [20, ORIGINAL - 4, ORIGINAL, ORIGINAL + 5])
+def test_greedy_continuations_across_the_switch_of_factors(length: int, tmp_path: Path) -> None:
+    """transformers throws its cache away when a text passes the original length; we choose the table by length."""
+    reference = theirs(SHAPES["phi-4-mini"])
+    reference.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    prompt = probe(length, rows=1)
+    settings = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    generated = reference.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+    ids_BT = prompt
+    while ids_BT.shape[1] < generated.shape[1]:
+        ids_BT = torch.cat((ids_BT, our_logits(ours, ids_BT)[:, -1:].argmax(-1)), 1)
+    assert ids_BT.tolist() == generated.tolist()
+
+
 @pytest.mark.parametrize(
     ("preset", "count", "kv_bytes"),
     [(PHI_4, 14_659_507_200, 204_800), (PHI_4_MINI, 3_836_021_760, 131_072)],
