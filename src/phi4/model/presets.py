@@ -37,5 +37,3 @@ PHI_4_MINI = ModelConfig(
     long_rope=LongRope(short_factor=(1.0,) * 48, long_factor=_MINI_LONG_FACTOR),
     tie_word_embeddings=True,
 )
-
-PRESETS = {"phi-4": PHI_4, "phi-4-mini": PHI_4_MINI}
