@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from phi4.errors import ModelError
+from phi4.model.linear import Quantization
 
 Architecture = Literal["Phi3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"]
 
@@ -49,6 +50,7 @@ class ModelConfig:
     initializer_range: float = 0.02
     head_size: int = 0  # 0: hidden_size / heads (config.json: head_dim; it differs in Mistral-Small-24B)
     architecture: Architecture = "Phi3ForCausalLM"
+    quantization: Quantization | None = None  # of the matrices inside the layers
 
     def __post_init__(self) -> None:
         sizes = (
@@ -101,7 +103,7 @@ class ModelConfig:
 
 def to_hf(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
     """The config.json of a model folder of the configuration's architecture."""
-    ours = ("long_rope", "head_size", "architecture", "original_max_position_embeddings")
+    ours = ("long_rope", "head_size", "architecture", "original_max_position_embeddings", "quantization")
     plain = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ours}
     raw = {
         "architectures": [config.architecture],
@@ -135,6 +137,8 @@ def to_hf(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dtype: 
             "short_factor": list(config.long_rope.short_factor),
             "long_factor": list(config.long_rope.long_factor),
         }
+    if config.quantization is not None:
+        raw["quantization_config"] = _quantization_to_hf(config.quantization)
     return raw
 
 
@@ -205,4 +209,54 @@ def from_hf(raw: dict[str, Any]) -> ModelConfig:
         initializer_range=float(raw.get("initializer_range", 0.02)),
         head_size=0 if heads and head_size * heads == hidden else head_size,
         architecture=ARCHITECTURES[family],
+        quantization=_quantization_from_hf(raw.get("quantization_config")),
     )
+
+
+def _quantization_to_hf(quantization: Quantization) -> dict[str, Any]:
+    """compressed-tensors' description of weights-only quantisation (its "pack-quantized" format)."""
+    weights = {
+        "num_bits": quantization.bits,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group" if quantization.group_size else "channel",
+        "group_size": quantization.group_size or None,
+        "dynamic": False,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": ["lm_head"],
+    }
+
+
+def _quantization_from_hf(raw: dict[str, Any] | None) -> Quantization | None:
+    """The inverse; ModelError for every kind that this network does not compute."""
+    if not raw:
+        return None
+    method, form = raw.get("quant_method"), raw.get("format")
+    if method != "compressed-tensors" or form != "pack-quantized":
+        raise ModelError(
+            f"weights quantised by {method} ({form}) are not read",
+            "compressed-tensors folders in its pack-quantized form, and .gguf files are",
+        )
+    groups = list(raw.get("config_groups", {}).values())
+    weights = groups[0]["weights"] if len(groups) == 1 else {}
+    known = (
+        weights.get("type", "int") == "int"
+        and weights.get("symmetric", True)
+        and not weights.get("dynamic")
+        and not weights.get("actorder")
+        and weights.get("strategy") in ("group", "channel")
+        and not groups[0].get("input_activations")
+        and groups[0].get("targets") == ["Linear"]
+        and raw.get("ignore") in (["lm_head"], [])
+    )
+    if not known:
+        raise ModelError(
+            "quantised in a way that is not computed here",
+            "supported: symmetric int4 or int8 weights of all layers, per row or in groups",
+        )
+    return Quantization(int(weights["num_bits"]), int(weights.get("group_size") or 0))

@@ -23,6 +23,17 @@ def parameters(config: ModelConfig) -> int:
     return matmul_parameters(config) + norms + embedding
 
 
+def weight_bytes(config: ModelConfig, bytes_per_value: int = 2) -> int:
+    """Bytes of the weights in memory: quantised matrices as they are stored, the rest at `bytes_per_value`."""
+    if config.quantization is None:
+        return bytes_per_value * parameters(config)
+    inside = matmul_parameters(config) - config.vocab_size * config.hidden_size
+    quantization = config.quantization
+    scales = inside // quantization.group_size if quantization.group_size else 0
+    outside = parameters(config) - inside
+    return inside * quantization.bits // 8 + bytes_per_value * (outside + scales)
+
+
 def forward_flops_per_token(config: ModelConfig, context: int) -> int:
     """FLOPs to read one token in a context of `context` tokens."""
     attention = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * context

@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from phi4.model.linear import Linear
 from phi4.model.rope import inverse_frequencies
 from phi4.model.transformer import Attention, Block, Transformer
 
@@ -75,12 +76,14 @@ def prime_induction(model: Transformer, seed: int) -> None:
 def _head(attention: Attention, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Views of one key-value head, its first query head, and that one's output; queries and keys are hushed."""
     heads, groups, channels = attention.heads, attention.groups, attention.head_dim
-    rows = attention.qkv_proj.weight.view(heads + 2 * groups, channels, -1)
+    qkv, out = attention.qkv_proj, attention.o_proj
+    assert isinstance(qkv, Linear) and isinstance(out, Linear), "a network that is trained is not quantised"
+    rows = qkv.weight.view(heads + 2 * groups, channels, -1)
     query = number * heads // groups
     q_KD, k_KD, v_KD = rows[query], rows[heads + number], rows[heads + groups + number]
     q_KD *= 0.1
     k_KD *= 0.1
-    return q_KD, k_KD, v_KD, attention.o_proj.weight[:, query * channels : (query + 1) * channels]
+    return q_KD, k_KD, v_KD, out.weight[:, query * channels : (query + 1) * channels]
 
 
 def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:

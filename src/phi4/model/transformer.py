@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phi4.model.config import ModelConfig
+from phi4.model.linear import Linear, linear
 from phi4.model.rope import rotate
 
 RopeTable = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -31,19 +32,6 @@ class Attend(Protocol):
     def __call__(self, layer: int, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, /) -> Tensor:
         """Returns o_BTHK."""
         ...
-
-
-class Linear(nn.Linear):
-    """A bias-free linear map whose weight is cast to the activations' dtype.
-
-    Weights stay float32 where they are trained; the compute dtype is whatever flows in.
-    """
-
-    def __init__(self, n_in: int, n_out: int) -> None:
-        super().__init__(n_in, n_out, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -70,8 +58,9 @@ class Attention(nn.Module):
             config.num_key_value_heads,
             config.head_dim,
         )
-        self.qkv_proj = Linear(config.hidden_size, (self.heads + 2 * self.groups) * self.head_dim)
-        self.o_proj = Linear(self.heads * self.head_dim, config.hidden_size)
+        fused = (self.heads + 2 * self.groups) * self.head_dim
+        self.qkv_proj = linear(config.hidden_size, fused, config.quantization)
+        self.o_proj = linear(self.heads * self.head_dim, config.hidden_size, config.quantization)
 
     def forward(self, x_BTD: Tensor, layer: int, cos_sin: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         batch, time, _ = x_BTD.shape
@@ -88,8 +77,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+        self.gate_up_proj = linear(config.hidden_size, 2 * config.intermediate_size, config.quantization)
+        self.down_proj = linear(config.intermediate_size, config.hidden_size, config.quantization)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         gate_BTF, up_BTF = self.gate_up_proj(x_BTD).chunk(2, -1)

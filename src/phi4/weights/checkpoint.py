@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from phi4.errors import ModelError
+from phi4.model.config import ModelConfig
 from phi4.model.transformer import Transformer
 from phi4.run.files import atomic_file, atomic_write
 from phi4.weights.layout import pieces
@@ -82,12 +83,21 @@ def load_weights(model: Transformer, source: Source, dtype: torch.dtype | None =
 
     Raises ModelError, naming the tensor, when a weight is missing, unexpected or of another shape.
     """
+    check_names(model, source)
+    for name, meta in model.state_dict().items():
+        value = read_parameter(source, model.config, name, meta, dtype)
+        model.load_state_dict({name: value}, strict=False, assign=True)
+
+
+def check_names(model: Transformer, source: Source) -> None:
+    """Does the source hold this network, no tensor more or less, each of the right shape? Else ModelError."""
     config, path = model.config, source.path
     wanted = {name: pieces(config, name, len(tensor)) for name, tensor in model.state_dict().items()}
     needed = {piece.name for parts in wanted.values() for piece in parts}
+    shapes = {name: name.replace("_packed", "_shape") for name in needed if name.endswith("weight_packed")}
     ignored = {"lm_head.weight"} if config.tie_word_embeddings else set()
     found = {name for name in source.names - ignored if not name.endswith("rotary_emb.inv_freq")}
-    for name in sorted(needed ^ found):
+    for name in sorted((needed | set(shapes.values())) ^ found):
         raise ModelError(f"{path}: {'missing' if name in needed else 'unexpected'} tensor {name}")
     for name, tensor in model.state_dict().items():
         columns = tuple(tensor.shape[1:])
@@ -95,18 +105,32 @@ def load_weights(model: Transformer, source: Source, dtype: torch.dtype | None =
             shape = source.shape(piece.name)
             if shape != (piece.rows, *columns):
                 raise ModelError(f"{path}: {piece.name} is {shape}, not {(piece.rows, *columns)}")
-    for name, shape in [(name, tensor.shape) for name, tensor in model.state_dict().items()]:
-        parts = wanted[name]
-        first = source.read(parts[0].name)
-        if not first.is_floating_point() or first.element_size() < 2:
-            raise ModelError(f"{path}: {parts[0].name} is {first.dtype}, which is not a plain weight")
+            if piece.name in shapes and config.quantization is not None:
+                whole = [piece.rows, columns[0] * 32 // config.quantization.bits]
+                if source.read(shapes[piece.name]).flatten().tolist() != whole:
+                    raise ModelError(f"{path}: {shapes[piece.name]} is not {whole}")
+
+
+def read_parameter(
+    source: Source, config: ModelConfig, name: str, meta: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """One of our tensors, put together from its pieces; `meta` has its shape. Raises ModelError."""
+    parts = pieces(config, name, len(meta))
+    packed = name.endswith("weight_packed")
+    value: Tensor | None = None
+    for piece in parts:
+        found = source.read(piece.name)
+        plain = found.is_floating_point() and found.element_size() >= 2
+        if found.dtype != torch.int32 if packed else not plain:
+            raise ModelError(f"{source.path}: {piece.name} is {found.dtype}, which is not a plain weight")
+        target = found.dtype if packed else dtype or found.dtype
         if len(parts) == 1:
-            value = first.to(dtype or first.dtype)
-        else:
-            value = torch.empty(shape, dtype=dtype or first.dtype)
-            for piece in parts:
-                value[piece.start : piece.start + piece.rows] = source.read(piece.name)
-        model.load_state_dict({name: value}, strict=False, assign=True)
+            return found.to(target)
+        if value is None:
+            value = torch.empty(meta.shape, dtype=target)
+        value[piece.start : piece.start + piece.rows] = found
+    assert value is not None
+    return value
 
 
 def save_weights(folder: Path, model: Transformer, shard_bytes: int = SHARD_BYTES) -> None:
@@ -116,11 +140,14 @@ def save_weights(folder: Path, model: Transformer, shard_bytes: int = SHARD_BYTE
 
 def to_checkpoint(model: Transformer) -> dict[str, Tensor]:
     """Tensors under Hugging Face's names, in the layout of the architecture (views, not copies)."""
-    return {
-        piece.name: tensor[piece.start : piece.start + piece.rows]
-        for name, tensor in model.state_dict().items()
-        for piece in pieces(model.config, name, len(tensor))
-    }
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        for piece in pieces(model.config, name, len(tensor)):
+            tensors[piece.name] = tensor[piece.start : piece.start + piece.rows]
+            if name.endswith("weight_packed") and model.config.quantization is not None:
+                whole = [piece.rows, tensor.shape[1] * 32 // model.config.quantization.bits]
+                tensors[piece.name.replace("_packed", "_shape")] = torch.tensor(whole)
+    return tensors
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
