@@ -5,7 +5,7 @@ conversion stays mapped to the file and costs no memory of its own until it is u
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,13 +50,16 @@ class Source(Protocol):
 
 
 class Checkpoint:
-    """The safetensors files of a model folder, opened but not read. Raises ModelError, naming the file."""
+    """The safetensors files of a model folder, opened but not read. Raises ModelError, naming the file.
 
-    def __init__(self, folder: Path) -> None:
+    `files`: their names, where they are not a model's.
+    """
+
+    def __init__(self, folder: Path, files: Iterable[str] | None = None) -> None:
         self.path = Path(folder)
         self._files: dict[str, Any] = {}
         self._file_of: dict[str, str] = {}
-        for file in _shards(self.path):
+        for file in files or _shards(self.path):
             path = self.path / file
             with _readable(path):
                 self._files[file] = safe_open(path, framework="pt")
