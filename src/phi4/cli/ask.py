@@ -6,7 +6,7 @@ import select
 import sys
 
 from phi4.cli import talk
-from phi4.cli.models import load
+from phi4.cli.models import add_adapter_option, load
 from phi4.errors import DataError, UsageError
 
 HELP = "Ask a model one question. Piped input is appended to the prompt."
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", "--model", help="model folder, run folder or recipe name (default: the last made or used)"
     )
+    add_adapter_option(parser)
     talk.add_arguments(parser)
 
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = "\n\n".join(part for part in (prompt, _piped()) if part)
     if not prompt:
         raise UsageError("nothing to ask", 'for example: phi4 ask "What is 347 + 586?"')
-    model = load(name)
+    model = load(name, args.adapter)
     from phi4.text.chat import Conversation, Message
 
     system = (Message("system", args.system),) if args.system else ()

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from phi4.cli import talk
-from phi4.cli.models import Card, LoadedModel, load
+from phi4.cli.models import Card, LoadedModel, add_adapter_option, load
 from phi4.errors import Phi4Error, UsageError
 
 if TYPE_CHECKING:
@@ -59,13 +59,14 @@ class Session:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `phi4 chat`."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model folder, run folder or recipe name")
+    add_adapter_option(parser)
     talk.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Talk until /exit or the end of input; with --json the whole conversation is the last line."""
     settings = talk.settings(args)
-    session = Session(load(args.model), settings, args.system)
+    session = Session(load(args.model, args.adapter), settings, args.system)
     interactive = sys.stdin.isatty()
     if interactive:
         # A chat started from a script's background job inherits a Ctrl-C that is ignored.

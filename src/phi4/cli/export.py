@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phi4.cli.models import add_adapter_option
 from phi4.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `phi4 export`."""
     parser.add_argument("model", help="a short name, model folder, run folder or .gguf file")
+    add_adapter_option(parser)
     parser.add_argument("--to", required=True, choices=("gguf", "hf", "ollama"), help="the form")
     parser.add_argument("--type", default="f16", choices=TYPES, help="encoding of a GGUF file (default f16)")
     parser.add_argument(
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export; nothing that exists is overwritten, and nothing half-done stays."""
     from phi4.cli.models import read_card, read_model, resolve
+    from phi4.model.lora import merge
     from phi4.run.files import atomic_folder
     from phi4.weights.folder import save_model
     from phi4.weights.gguf_write import Written, write_gguf
@@ -35,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists():
         raise UsageError(f"{args.out} exists already and was left alone", "choose another --out")
     path = resolve(args.model)
-    model, tokenizer = read_model(path)
+    model, tokenizer = read_model(path, args.adapter)
+    merge(model)
     for notice in tokenizer.notices:
         print(f"phi4: {notice}", file=sys.stderr)
     name = read_card(path).name

@@ -3,6 +3,7 @@
 A folder, a .gguf file, a run, a recipe's name, a published model's short name or repository, or the last one used.
 """
 
+import argparse
 import difflib
 import json
 import os
@@ -10,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,13 +61,18 @@ class LoadedModel:
     context: int  # tokens the model can read and write together
 
 
-def load(name_or_path: str | None) -> LoadedModel:
-    """Load a model and remember it as the last one used. Raises UsageError or ModelError."""
+def load(name_or_path: str | None, adapter: Path | None = None) -> LoadedModel:
+    """Load a model, with an adapter's updates if one is given, and remember it as the last one used.
+
+    Raises UsageError or ModelError.
+    """
     path = resolve(name_or_path)
     card = read_card(path)
     from phi4.engine.engine import Engine
 
-    model, tokenizer = read_model(path)
+    if adapter is not None:
+        card = replace(card, name=f"{card.name} + {adapter.name}")
+    model, tokenizer = read_model(path, adapter)
     for notice in tokenizer.notices:
         print(f"phi4: {card.name}: {notice}", file=sys.stderr)
     engine = Engine(model, tokenizer)
@@ -76,10 +82,11 @@ def load(name_or_path: str | None) -> LoadedModel:
     )
 
 
-def read_model(path: Path) -> "tuple[Transformer, Tokenizer]":
+def read_model(path: Path, adapter: Path | None = None) -> "tuple[Transformer, Tokenizer]":
     """The network and tokenizer of a model folder or a .gguf file, in the precision this machine computes in.
 
-    Raises ModelError when the file is unusable or its weights do not fit in memory.
+    An adapter is merged into plain weights, and computed beside quantised ones. Raises ModelError when
+    the file is unusable or its weights do not fit in memory.
     """
     import torch
 
@@ -90,8 +97,30 @@ def read_model(path: Path) -> "tuple[Transformer, Tokenizer]":
     dtype = _dtype(read_shape(path))
     if path.suffix == ".gguf":
         found = read_gguf(path, dtype or torch.float32)
-        return found.model, found.tokenizer
-    return load_model(path, dtype), Tokenizer.load(path)
+        model, tokenizer = found.model, found.tokenizer
+    else:
+        model, tokenizer = load_model(path, dtype), Tokenizer.load(path)
+    if adapter is not None:
+        _adapt(model, adapter)
+    return model, tokenizer
+
+
+def add_adapter_option(parser: argparse.ArgumentParser) -> None:
+    """`--adapter DIR`, for the verbs that load a model to use it."""
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="a LoRA adapter of this model (a PEFT folder)"
+    )
+
+
+def _adapt(model: "Transformer", adapter: Path) -> None:
+    from phi4.model.lora import merge
+    from phi4.weights.adapter import load_adapter
+
+    _, notices = load_adapter(model, adapter)
+    for notice in notices:
+        print(f"phi4: {adapter}: {notice}", file=sys.stderr)
+    if model.config.quantization is None:
+        merge(model)
 
 
 def read_shape(path: Path) -> "ModelConfig":
