@@ -92,10 +92,10 @@ def _write(
     writer.add_file_type(encoding.file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in {
-        **_shape_metadata(arch, config),
+        **shape_metadata(arch, config),
         **tokenizer_metadata(tokenizer, config.vocab_size),
     }.items():
-        _add(writer, key, value)
+        add_metadata(writer, key, value)
     for name, tensor, kind in _tensors(model, encoding):
         block, size = gguf.GGML_QUANT_SIZES[kind]
         # Plain dtypes are declared by number type, encoded ones by the bytes of their rows.
@@ -113,7 +113,7 @@ def _write(
     writer.close()
 
 
-def _shape_metadata(arch: str, config: ModelConfig) -> dict[str, Any]:
+def shape_metadata(arch: str, config: ModelConfig) -> dict[str, Any]:
     """The keys llama.cpp's own converter writes for these architectures."""
     found: dict[str, Any] = {
         "block_count": config.num_hidden_layers,
@@ -138,7 +138,8 @@ def _shape_metadata(arch: str, config: ModelConfig) -> dict[str, Any]:
     return {f"{arch}.{key}": value for key, value in found.items()}
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+def add_metadata(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """A metadata key with the GGUF type of its Python value."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
