@@ -82,7 +82,7 @@ def save_adapter(folder: Path, model: Transformer, config: LoraConfig, base_name
         "auto_mapping": {_BASE: fingerprint(model)},
         "base_model_name_or_path": base_name or None,
         "r": config.rank,
-        "lora_alpha": int(config.alpha) if config.alpha.is_integer() else config.alpha,
+        "lora_alpha": config.alpha,
         "use_rslora": config.rslora,
         "target_modules": list(targets),
         "rank_pattern": dict(config.ranks),
