@@ -101,7 +101,7 @@ class ModelConfig:
         return self.original_max_position_embeddings or self.max_position_embeddings
 
 
-def to_hf(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
+def to_hf(config: ModelConfig, *, bos_id: int | None, eos_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
     """The config.json of a model folder of the configuration's architecture."""
     ours = ("long_rope", "head_size", "architecture", "original_max_position_embeddings", "quantization")
     plain = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ours}
@@ -243,20 +243,24 @@ def _quantization_from_hf(raw: dict[str, Any] | None) -> Quantization | None:
             "compressed-tensors folders in its pack-quantized form, and .gguf files are",
         )
     groups = list(raw.get("config_groups", {}).values())
-    weights = groups[0]["weights"] if len(groups) == 1 else {}
+    group = groups[0] if len(groups) == 1 else {}
+    weights = group.get("weights") or {}
+    strategy, size = weights.get("strategy"), weights.get("group_size")
     known = (
         weights.get("type", "int") == "int"
         and weights.get("symmetric", True)
         and not weights.get("dynamic")
-        and not weights.get("actorder")
-        and weights.get("strategy") in ("group", "channel")
-        and not groups[0].get("input_activations")
-        and groups[0].get("targets") == ["Linear"]
-        and raw.get("ignore") in (["lm_head"], [])
+        # Ordering by activations while weights were rounded leaves no trace; "group" permutes the inputs.
+        and weights.get("actorder") in (None, False, "weight", "static")
+        and (strategy == "channel" or (strategy == "group" and size))
+        and not any(group.get(key) for key in ("input_activations", "output_activations"))
+        and group.get("targets") == ["Linear"]
+        and raw.get("ignore") in (["lm_head"], ["re:.*lm_head"])
+        and not any(raw.get(key) for key in ("kv_cache_scheme", "sparsity_config", "transform_config"))
     )
     if not known:
         raise ModelError(
             "quantised in a way that is not computed here",
             "supported: symmetric int4 or int8 weights of all layers, per row or in groups",
         )
-    return Quantization(int(weights["num_bits"]), int(weights.get("group_size") or 0))
+    return Quantization(int(weights["num_bits"]), int(size or 0) if strategy == "group" else 0)

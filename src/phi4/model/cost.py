@@ -25,11 +25,13 @@ def parameters(config: ModelConfig) -> int:
 
 def weight_bytes(config: ModelConfig, bytes_per_value: int = 2) -> int:
     """Bytes of the weights in memory: quantised matrices as they are stored, the rest at `bytes_per_value`."""
-    if config.quantization is None:
+    quantization = config.quantization
+    if quantization is None:
         return bytes_per_value * parameters(config)
     inside = matmul_parameters(config) - config.vocab_size * config.hidden_size
-    quantization = config.quantization
-    scales = inside // quantization.group_size if quantization.group_size else 0
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    rows = heads * config.head_dim + 2 * config.hidden_size + 2 * config.intermediate_size
+    scales = inside // quantization.group_size if quantization.group_size else config.num_hidden_layers * rows
     outside = parameters(config) - inside
     return inside * quantization.bits // 8 + bytes_per_value * (outside + scales)
 

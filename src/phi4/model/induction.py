@@ -77,7 +77,8 @@ def _head(attention: Attention, number: int) -> tuple[Tensor, Tensor, Tensor, Te
     """Views of one key-value head, its first query head, and that one's output; queries and keys are hushed."""
     heads, groups, channels = attention.heads, attention.groups, attention.head_dim
     qkv, out = attention.qkv_proj, attention.o_proj
-    assert isinstance(qkv, Linear) and isinstance(out, Linear), "a network that is trained is not quantised"
+    assert isinstance(qkv, Linear), "a network that is trained is not quantised"
+    assert isinstance(out, Linear)
     rows = qkv.weight.view(heads + 2 * groups, channels, -1)
     query = number * heads // groups
     q_KD, k_KD, v_KD = rows[query], rows[heads + number], rows[heads + groups + number]

@@ -7,13 +7,14 @@ conversion stays mapped to the file and costs no memory of its own until it is u
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from phi4.errors import ModelError
 from phi4.model.config import ModelConfig
@@ -24,6 +25,8 @@ from phi4.weights.layout import pieces
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
+EMBEDDING = "model.embed_tokens.weight"
+PACKED = "weight_packed"  # how names of quantised matrices end
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
 
 
@@ -87,9 +90,16 @@ def load_weights(model: Transformer, source: Source, dtype: torch.dtype | None =
     Raises ModelError, naming the tensor, when a weight is missing, unexpected or of another shape.
     """
     check_names(model, source)
-    for name, meta in model.state_dict().items():
-        value = read_parameter(source, model.config, name, meta, dtype)
-        model.load_state_dict({name: value}, strict=False, assign=True)
+    load_part(model, "", source, model.config, dtype)
+
+
+def load_part(
+    module: nn.Module, prefix: str, source: Source, config: ModelConfig, dtype: torch.dtype | None = None
+) -> None:
+    """Fill a part of a network, made on the meta device, whose parameters' names begin with `prefix`."""
+    for name, meta in module.state_dict().items():
+        value = read_parameter(source, config, prefix + name, meta, dtype)
+        module.load_state_dict({name: value}, strict=False, assign=True)
 
 
 def check_names(model: Transformer, source: Source) -> None:
@@ -97,10 +107,11 @@ def check_names(model: Transformer, source: Source) -> None:
     config, path = model.config, source.path
     wanted = {name: pieces(config, name, len(tensor)) for name, tensor in model.state_dict().items()}
     needed = {piece.name for parts in wanted.values() for piece in parts}
-    shapes = {name: name.replace("_packed", "_shape") for name in needed if name.endswith("weight_packed")}
+    shapes = {name: _shape_name(name) for name in needed if name.endswith(PACKED)}
+    needed |= set(shapes.values())
     ignored = {"lm_head.weight"} if config.tie_word_embeddings else set()
     found = {name for name in source.names - ignored if not name.endswith("rotary_emb.inv_freq")}
-    for name in sorted((needed | set(shapes.values())) ^ found):
+    for name in sorted(needed ^ found):
         raise ModelError(f"{path}: {'missing' if name in needed else 'unexpected'} tensor {name}")
     for name, tensor in model.state_dict().items():
         columns = tuple(tensor.shape[1:])
@@ -119,7 +130,7 @@ def read_parameter(
 ) -> Tensor:
     """One of our tensors, put together from its pieces; `meta` has its shape. Raises ModelError."""
     parts = pieces(config, name, len(meta))
-    packed = name.endswith("weight_packed")
+    packed = name.endswith(PACKED)
     value: Tensor | None = None
     for piece in parts:
         found = source.read(piece.name)
@@ -143,18 +154,35 @@ def save_weights(folder: Path, model: Transformer, shard_bytes: int = SHARD_BYTE
 
 def to_checkpoint(model: Transformer) -> dict[str, Tensor]:
     """Tensors under Hugging Face's names, in the layout of the architecture (views, not copies)."""
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        for piece in pieces(model.config, name, len(tensor)):
-            tensors[piece.name] = tensor[piece.start : piece.start + piece.rows]
-            if name.endswith("weight_packed") and model.config.quantization is not None:
-                whole = [piece.rows, tensor.shape[1] * 32 // model.config.quantization.bits]
-                tensors[piece.name.replace("_packed", "_shape")] = torch.tensor(whole)
-    return tensors
+    return {
+        named: piece
+        for name, tensor in model.state_dict().items()
+        for named, piece in checkpoint_tensors(model.config, name, tensor).items()
+    }
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
-    """One model.safetensors, or numbered shards and their index when they would be larger."""
+def checkpoint_tensors(config: ModelConfig, name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """One of our tensors under Hugging Face's names; a packed one brings the shapes of what is packed in it."""
+    found = {}
+    for piece in pieces(config, name, len(tensor)):
+        found[piece.name] = tensor[piece.start : piece.start + piece.rows]
+        if name.endswith(PACKED) and config.quantization is not None:
+            whole = [piece.rows, tensor.shape[1] * 32 // config.quantization.bits]
+            found[_shape_name(piece.name)] = torch.tensor(whole, device="cpu")
+    return found
+
+
+def write_shards(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    shard_bytes: int = SHARD_BYTES,
+    values: Iterable[tuple[str, Tensor]] | None = None,
+) -> None:
+    """One model.safetensors, or numbered shards and their index when they would be larger.
+
+    With `values`, which brings the same tensors in the same order, `tensors` only tells their sizes and may lie on
+    the meta device: no more than one shard is ever in memory.
+    """
     shards: list[list[str]] = [[]]
     filled = 0
     for name, tensor in tensors.items():
@@ -165,15 +193,24 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int =
         filled += tensor.nbytes
     count = len(shards)
     files = [WEIGHTS] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    stream = iter(tensors.items() if values is None else values)
     for file, names in zip(files, shards, strict=True):
+        shard = {name: tensor.contiguous() for name, tensor in islice(stream, len(names))}
+        assert list(shard) == names
         with atomic_file(folder / file) as temporary:
-            save_file({name: tensors[name].contiguous() for name in names}, temporary, {"format": "pt"})
+            save_file(shard, temporary, {"format": "pt"})
+        shard.clear()
     if count > 1:
         index = {
             "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
             "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names},
         }
         atomic_write(folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def _shape_name(packed: str) -> str:
+    """The name under which compressed-tensors keeps the shape of a packed matrix."""
+    return packed.removesuffix(PACKED) + "weight_shape"
 
 
 def _shards(folder: Path) -> Iterator[str]:

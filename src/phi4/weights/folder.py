@@ -27,23 +27,24 @@ def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer) -> None:
     Raises ModelError when it does not; the files stay for inspection.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    dtype = _DTYPES[model.embed_tokens.weight.dtype]
-    ids = {"bos_id": tokenizer.document_end_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
-    write_json = lambda name, value: atomic_write(folder / name, json.dumps(value, indent=2) + "\n")  # noqa: E731
     save_weights(folder, model)
-    write_json("config.json", to_hf(model.config, dtype=dtype, **ids))
-    write_json(
-        "generation_config.json",
-        {
-            "bos_token_id": ids["bos_id"],
-            "eos_token_id": list(tokenizer.stop_ids),
-            "pad_token_id": ids["pad_id"],
-        },
-    )
-    tokenizer.save(folder)
+    save_description(folder, model.config, tokenizer, model.embed_tokens.weight.dtype)
     difference = logit_difference(model, load_model(folder))
     if difference != 0.0:
         raise ModelError(f"{folder} does not reproduce the model: logits differ by {difference:.3g}")
+
+
+def save_description(folder: Path, config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
+    """Everything beside the weights, config.json last: without it a folder is no model."""
+    bos, eos, pad = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
+    tokenizer.save(folder)
+    generation = {"bos_token_id": bos, "eos_token_id": list(tokenizer.stop_ids), "pad_token_id": pad}
+    _write(folder / "generation_config.json", generation)
+    _write(folder / "config.json", to_hf(config, dtype=_DTYPES[dtype], bos_id=bos, eos_id=eos, pad_id=pad))
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    atomic_write(path, json.dumps(value, indent=2) + "\n")
 
 
 def logit_difference(first: Transformer, second: Transformer) -> float:

@@ -1,0 +1,134 @@
+"""How one matrix becomes integers and scales: to the nearest value, or with each error passed on (GPTQ).
+
+Legend: O outputs, I inputs, W words per row, S scales per row, G inputs that share a scale, C columns of a block.
+"""
+
+import torch
+from torch import Tensor
+
+from phi4.errors import ModelError
+from phi4.model.linear import Quantization, pack, round_to_scale
+
+# A group's largest magnitude is tried at these places of the grid, as factors of its upper end: below 1 one bit of
+# room stays unused, above it the largest weights are clipped and the others rounded more finely.
+_PLACES = {4: (1.0, 15 / 14, 8 / 7, 1.22, 1.3, 1.4, 1.5), 8: (1.0, 255 / 254, 128 / 127)}
+_COLUMNS = 128  # GPTQ passes errors on within this many columns at once, to all later ones afterwards
+_ELEMENTS = 1 << 23  # weights whose scales are searched together
+_DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the mean diagonal; the first that makes the matrix invertible
+
+
+def nearest(weight_OI: Tensor, quantization: Quantization, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(packed_OW, scale_OS): the nearest values, with the scales (in `dtype`) that leave the smallest squared error.
+
+    Raises ModelError for weights that are not numbers.
+    """
+    packed, scales = [], []
+    step = max(1, _ELEMENTS // weight_OI.shape[1])
+    for start in range(0, len(weight_OI), step):
+        rows_OI = _finite(weight_OI[start : start + step])
+        scale_OS = best_scales(
+            rows_OI.view(len(rows_OI), quantization.scales(rows_OI.shape[1]), -1), quantization.bits, dtype
+        )
+        packed.append(pack(round_to_scale(rows_OI, scale_OS.float(), quantization.bits), quantization.bits))
+        scales.append(scale_OS)
+    return torch.cat(packed), torch.cat(scales)
+
+
+def best_scales(weight_OSG: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """scale_OS in `dtype`: the candidate with the smallest squared error for each group of float32 weights.
+
+    Candidates put the largest magnitude at several places of the grid, and each is also refitted to the values it
+    rounds to by least squares, which finds the very scale again when the weights lie on a grid.
+    """
+    half = 1 << bits - 1
+    largest_OS = weight_OSG.abs().amax(-1)
+    best_OS = error_OS = torch.tensor(0.0)
+    for number, place in enumerate(_PLACES[bits]):
+        first_OS = _usable(largest_OS / ((half - 1) * place), dtype)
+        value_OSG = (weight_OSG / first_OS[..., None].float()).round_().clamp_(-half, half - 1)
+        fitted = (weight_OSG * value_OSG).sum(-1) / value_OSG.pow(2).sum(-1).clamp_min(1)
+        for again, scale_OS in enumerate((first_OS, _usable(fitted, dtype))):
+            wide = scale_OS[..., None].float()
+            rest_OSG = (weight_OSG / wide).round_().clamp_(-half, half - 1).mul_(wide).sub_(weight_OSG)
+            squared_OS = rest_OSG.pow_(2).sum(-1)
+            if not number and not again:
+                best_OS, error_OS = scale_OS, squared_OS
+                continue
+            better = squared_OS < error_OS
+            best_OS, error_OS = (
+                torch.where(better, scale_OS, best_OS),
+                torch.where(better, squared_OS, error_OS),
+            )
+    return best_OS
+
+
+def error_fed_back(
+    weight_OI: Tensor, second_moment_II: Tensor, quantization: Quantization, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """(packed_OW, scale_OS): round column by column; those still to come make up for each error.
+
+    second_moment_II: the sum of x xᵀ over calibration inputs x. What is minimised is the squared error of the output
+    over those inputs. A group's scales are chosen when its first column is reached, so they fit what is then to be
+    rounded. Source: Frantar et al., "GPTQ" (2023), with their lazy batches, without their ordering of columns.
+    """
+    weight_OI = _finite(weight_OI).clone()
+    rows, columns = weight_OI.shape
+    bits, size = quantization.bits, quantization.group_size or columns
+    quantization.scales(columns)
+    factor_II = _inverse_factor(second_moment_II.float())
+    value_OI = torch.empty((rows, columns), dtype=torch.int8, device=weight_OI.device)
+    scales: list[Tensor] = []
+    if not quantization.group_size:
+        scales = [best_scales(weight_OI[:, None], bits, dtype)]
+    for start in range(0, columns, _COLUMNS):
+        stop = min(start + _COLUMNS, columns)
+        block_OC = weight_OI[:, start:stop]
+        error_OC = torch.empty_like(block_OC)
+        for i in range(stop - start):
+            at = start + i
+            if quantization.group_size and at % size == 0:
+                scales.append(best_scales(block_OC[:, None, i : i + size], bits, dtype))
+            column_O1 = block_OC[:, i : i + 1]
+            scale_O1 = scales[-1].float()
+            value_O1 = round_to_scale(column_O1, scale_O1, bits)
+            value_OI[:, at : at + 1] = value_O1
+            error_OC[:, i : i + 1] = (column_O1 - value_O1 * scale_O1) / factor_II[at, at]
+            block_OC[:, i + 1 :] -= error_OC[:, i : i + 1] * factor_II[at, at + 1 : stop]
+        weight_OI[:, stop:] -= error_OC @ factor_II[start:stop, stop:]
+    return pack(value_OI, bits), torch.cat(scales, 1)
+
+
+def _inverse_factor(moment_II: Tensor) -> Tensor:
+    """The upper Cholesky factor of the inverse of the damped second moments.
+
+    An input that was never anything but 0 gets the weight of the damping alone.
+    """
+    diagonal = moment_II.diagonal()
+    mean = float(diagonal.mean()) or 1.0
+    for damping in _DAMPING:
+        damped = moment_II.clone()
+        damped.diagonal().add_(damping * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if int(failed):
+            continue
+        upper_II: Tensor
+        upper_II, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not int(failed) and bool(upper_II.isfinite().all()):
+            return upper_II
+    raise ModelError(
+        "the calibration text gives inputs that cannot be used",
+        "use another --calibration text or --method rtn",
+    )
+
+
+def _usable(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the dtype that is stored; 1 where a group is all zeros or too small for it."""
+    stored = scale.to(dtype)
+    return torch.where(stored > 0, stored, torch.ones_like(stored))
+
+
+def _finite(weight: Tensor) -> Tensor:
+    wide = weight.float()
+    if not bool(wide.isfinite().all()):
+        raise ModelError("a weight is not a finite number", "the model is damaged: fetch or make it again")
+    return wide
