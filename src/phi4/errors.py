@@ -1,5 +1,7 @@
 """Typed errors. Every one is a single clear line (what, where) plus a hint (what to do)."""
 
+_LONGEST = 800  # characters of a message
+
 
 class Phi4Error(Exception):
     """Base of everything the command line reports without a traceback."""
@@ -7,12 +9,18 @@ class Phi4Error(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _one_line(message)
+        self.hint = _one_line(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+def _one_line(text: str) -> str:
+    """Names and values come from foreign files: nothing in them may break the line, or reach the terminal as a command."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} …"
 
 
 class UsageError(Phi4Error):

@@ -17,6 +17,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 _LARGEST_SIZE = 1 << 24  # a damaged file must not ask for the whole memory
+_MOST_LAYERS = 1_000
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,15 @@ class ModelConfig:
             "max_position_embeddings",
         )
         for name in sizes:
-            if not 0 < getattr(self, name) <= _LARGEST_SIZE:
-                raise ModelError(f"{name} {getattr(self, name)} is not between 1 and {_LARGEST_SIZE:,}")
+            most = _MOST_LAYERS if name == "num_hidden_layers" else _LARGEST_SIZE
+            if not 0 < getattr(self, name) <= most:
+                raise ModelError(f"{name} {getattr(self, name)} is not between 1 and {most:,}")
+        if not 0 <= self.original_max_position_embeddings <= _LARGEST_SIZE:
+            raise ModelError(
+                f"original_max_position_embeddings {self.original_max_position_embeddings} is out of range"
+            )
+        if not 0 < self.partial_rotary_factor <= 1:
+            raise ModelError(f"partial_rotary_factor {self.partial_rotary_factor} is not between 0 and 1")
         uneven = not self.head_size and self.hidden_size % self.num_attention_heads
         if uneven or self.num_attention_heads % self.num_key_value_heads:
             raise ModelError(
@@ -82,8 +90,11 @@ class ModelConfig:
         if self.long_rope is not None:
             pairs = self.rotary_dim // 2
             for name in ("short_factor", "long_factor"):
-                if len(getattr(self.long_rope, name)) != pairs:
-                    raise ModelError(f"rope {name} needs {pairs} values, one per rotated pair")
+                factors = getattr(self.long_rope, name)
+                if len(factors) != pairs or not all(0 < factor < math.inf for factor in factors):
+                    raise ModelError(f"rope {name} needs {pairs} positive numbers, one per rotated pair")
+            if self.original_context < 2:
+                raise ModelError("LongRoPE needs an original context of at least 2 tokens")
 
     @property
     def head_dim(self) -> int:

@@ -269,7 +269,8 @@ def _checked(spec: str) -> dict[str, Any]:
         for token in added:
             if (
                 not isinstance(token["content"], str)
-                or not 0 <= int(token["id"]) < _LARGEST_ID
+                or type(token["id"]) is not int
+                or not 0 <= token["id"] < _LARGEST_ID
                 or not token["content"]
             ):
                 raise ValueError(f"added token {token!r:.60}")

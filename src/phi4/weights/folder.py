@@ -70,7 +70,15 @@ def read_config(folder: Path) -> ModelConfig:
         raise ModelError(
             f"no config.json in {folder}", "a model folder has config.json and weights"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise ModelError(f"{path} is not a usable model configuration: {error}") from error
 
 
