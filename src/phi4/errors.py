@@ -19,7 +19,8 @@ class Phi4Error(Exception):
 
 def _one_line(text: str) -> str:
     """Names and values come from foreign files: nothing in them may break the line, or reach the terminal as a command."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    flat = text.replace("\r", " ").replace("\n", " ")
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in flat)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} …"
 
 

@@ -288,21 +288,23 @@ def _content_tokenizer(parsed: dict[str, Any]) -> tokenizers.Tokenizer:
     """The tokenizer without its added tokens: nothing that is encoded can become one."""
     added = {token["content"] for token in parsed["added_tokens"]}
     model = dict(parsed["model"])
-    if model.get("unk_token"):
-        added.discard(model["unk_token"])
-    if not added.isdisjoint(model["vocab"]):
-        model["vocab"] = {token: id for token, id in model["vocab"].items() if token not in added}
-        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
-        model["merges"] = [[left, right] for left, right in pairs if not added & {left, right, left + right}]
-    plain = {
-        **parsed,
-        "model": model,
-        "added_tokens": [],
-        "post_processor": None,
-        "truncation": None,
-        "padding": None,
-    }
     try:
+        if model.get("unk_token"):
+            added.discard(model["unk_token"])
+        if not added.isdisjoint(model["vocab"]):
+            model["vocab"] = {token: id for token, id in model["vocab"].items() if token not in added}
+            pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+            model["merges"] = [
+                [left, right] for left, right in pairs if not added & {left, right, left + right}
+            ]
+        plain = {
+            **parsed,
+            "model": model,
+            "added_tokens": [],
+            "post_processor": None,
+            "truncation": None,
+            "padding": None,
+        }
         return tokenizers.Tokenizer.from_str(json.dumps(plain))
     except BaseException as error:  # the library's panics are not Exceptions
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
