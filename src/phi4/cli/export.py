@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from phi4.run.files import atomic_folder
     from phi4.weights.folder import save_model
     from phi4.weights.gguf_write import Written, write_gguf
+    from phi4.weights.quantize import dequantized
 
     if args.out.exists():
         raise UsageError(f"{args.out} exists already and was left alone", "choose another --out")
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     merge(model)
     for notice in tokenizer.notices:
         print(f"phi4: {notice}", file=sys.stderr)
+    if model.config.quantization is not None:
+        model = dequantized(model)  # the other forms have encodings of their own
     name = read_card(path).name
     written: Written | None = None
     if args.to == "gguf":

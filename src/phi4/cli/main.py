@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("phi4.cli.report", "draw what happened in a run as one HTML file"),
     "show": ("phi4.cli.show", "print a model's shape, parameters and cost"),
     "export": ("phi4.cli.export", "write a model as GGUF, Hugging Face folder or for Ollama"),
+    "quantize": ("phi4.cli.quantize", "store a model as int8 or int4, a half or a quarter the size"),
     "data": ("phi4.cli.data", "look into the training data: trace, why-dropped"),
     "ablate": ("phi4.cli.ablate", "train variants of a recipe side by side and compare them"),
     "bench": ("phi4.cli.bench", "measure what the README claims"),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         def stream(self, request: Request) -> Iterator[int]: ...
 
 
-_SMALL = 50_000_000  # parameters up to which a model is computed as it is stored
+SMALL = 50_000_000  # parameters up to which a model is computed as it is stored
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 OFFER = "make one first: `phi4 make tiny` (a minute) or `phi4 make pico` (ten minutes)"
 
@@ -134,13 +134,13 @@ def read_shape(path: Path) -> "ModelConfig":
 def _dtype(config: "ModelConfig") -> "torch.dtype | None":
     """None (as stored) for small models; else what this machine computes in. Raises ModelError without room."""
     from phi4.device import measure
-    from phi4.model.cost import parameters
+    from phi4.model.cost import parameters, weight_bytes
 
     count = parameters(config)
-    if count < _SMALL:
+    if count < SMALL:
         return None
     machine = measure()
-    needed = count * machine.compute_dtype.itemsize
+    needed = weight_bytes(config, machine.compute_dtype.itemsize)
     if machine.device == "cpu" and needed > machine.memory_gb * 2**30:
         raise ModelError(
             f"{count / 1e9:.1f} billion parameters need {needed / 2**30:.0f} GiB in {machine.dtype}; "

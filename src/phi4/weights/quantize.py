@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from phi4.errors import ModelError, UsageError
 from phi4.model.config import ModelConfig
-from phi4.model.linear import Linear, Quantization
+from phi4.model.linear import Linear, Quantization, QuantizedLinear
 from phi4.model.transformer import Block, Transformer
 from phi4.run.progress import Progress
 from phi4.text.tokenizer import Tokenizer
@@ -32,6 +32,7 @@ from phi4.weights.checkpoint import (
 from phi4.weights.folder import read_config, save_description
 from phi4.weights.gguf_file import open_gguf
 from phi4.weights.gguf_read import GgufWeights, config_of
+from phi4.weights.gguf_tokenizer import read_tokenizer
 from phi4.weights.layerwise import Agreement, LayerByLayer, Passages, compare, read_block
 from phi4.weights.rounding import error_fed_back, nearest
 
@@ -43,11 +44,12 @@ _SHARD_BYTES = 2_000_000_000  # smaller than elsewhere: a shard is what is held 
 
 @dataclass(frozen=True)
 class Original:
-    """A network that is to be quantised: its shape, its weights where they lie, and what they are kept in."""
+    """A model whose weights stay where they lie."""
 
     config: ModelConfig
+    tokenizer: Tokenizer
     source: Source
-    dtype: torch.dtype  # of embedding, norms, head and scales in the result
+    dtype: torch.dtype  # of what is not quantised, and of scales
 
     @property
     def bytes(self) -> int:
@@ -71,29 +73,29 @@ def open_original(path: Path) -> Original:
     if path.suffix == ".gguf":
         file = open_gguf(path)
         config = config_of(file)
-        source = GgufWeights(file, config)
+        source, tokenizer = GgufWeights(file, config), read_tokenizer(file)
         # What GGUF keeps in blocks has fewer bits than bf16.
         kind = file.tensors["token_embd.weight"].kind.name
         dtype = {"F32": torch.float32, "F16": torch.float16}.get(kind, torch.bfloat16)
     else:
         config, checkpoint = read_config(path), Checkpoint(path)
-        source = checkpoint
+        source, tokenizer = checkpoint, Tokenizer.load(path)
+        dtype = torch.float32
         if config.quantization is None and EMBEDDING in checkpoint.names:
             stored = checkpoint.read(EMBEDDING).dtype
-            dtype = stored if stored in (torch.bfloat16, torch.float16) else torch.float32
+            dtype = stored if stored in (torch.bfloat16, torch.float16) else dtype
     if config.quantization is not None:
         raise UsageError(
             f"{path} is already quantised ({config.quantization.name})", "quantise the model it was made from"
         )
     with torch.device("meta"):
         check_names(Transformer(config), source)
-    return Original(config, source, dtype)
+    return Original(config, tokenizer, source, dtype)
 
 
 def quantize_model(
     folder: Path,
     original: Original,
-    tokenizer: Tokenizer,
     quantization: Quantization,
     method: Method,
     calibration: Passages | None,
@@ -123,8 +125,8 @@ def quantize_model(
             for piece in checkpoint_tensors(target, name, tensor).items()
         )
         write_shards(folder, sizes, _SHARD_BYTES, values)
-    save_description(folder, target, tokenizer, original.dtype)
-    written = Original(target, Checkpoint(folder), original.dtype)
+    save_description(folder, target, original.tokenizer, original.dtype)
+    written = replace(original, config=target, source=Checkpoint(folder))
     with torch.device("meta"):
         check_names(Transformer(target), written.source)
     agreement = agreement_of(original, written, held_out, compute, device)
@@ -144,6 +146,18 @@ def agreement_of(
     networks = [LayerByLayer(one.config, one.source, held_out, compute, device) for one in (first, second)]
     with Progress("compare", 2 * first.config.num_hidden_layers, "layers") as progress:
         return compare(networks[0], networks[1], progress.advance)
+
+
+def dequantized(model: Transformer) -> Transformer:
+    """The same network with plain matrices, in the dtype of the scales; what is plain already is shared."""
+    with torch.device("meta"):
+        plain = Transformer(replace(model.config, quantization=None))
+    values = {name: tensor for name, tensor in model.state_dict().items() if name in plain.state_dict()}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            values[f"{name}.weight"] = module.dequantized()
+    plain.load_state_dict(values, assign=True)
+    return plain.eval()
 
 
 def _stream(
