@@ -28,3 +28,34 @@ def test_a_dtype_that_stays_slow_is_given_up_early(monkeypatch):
     assert device._matmul_gflops(torch.float32, "cpu") < 4
     assert clock() > 2.0  # three looks were taken
     assert clock() < 5.0  # and no twenty
+
+
+def test_bandwidth_is_that_of_memory_not_of_a_cache(monkeypatch):
+    """An independent look: numpy's sum of float64, on one thread, over the same size."""
+    import time
+
+    import numpy as np
+
+    device.read_bandwidth.cache_clear()
+    found = device.read_bandwidth(0.2)
+    values = np.zeros(device._READ_BYTES // 8)
+    values += 1  # its pages exist now
+    looks = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        values.max()
+        looks.append(values.nbytes / (time.perf_counter() - begun))
+    assert 0.2 * max(looks) < found < 40 * max(looks)
+    assert 1e8 < found < 1e13
+
+
+def test_bandwidth_is_bytes_over_the_best_pass(monkeypatch):
+    device.read_bandwidth.cache_clear()
+    monkeypatch.setattr(device, "_last_cache_bytes", lambda: 0)
+    monkeypatch.setattr(device, "_READ_BYTES", 4000)
+    times = iter([0.0, 0.0, 2.0, 2.0, 2.0, 2.5, 2.5, 2.5, 4.0, 9.0])
+    monkeypatch.setattr(device.time, "perf_counter", lambda: next(times))
+    try:
+        assert device.read_bandwidth(3.0) == 4000 / 0.5
+    finally:
+        device.read_bandwidth.cache_clear()

@@ -9,12 +9,14 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SIZE, _REPEATS = 1024, 20
+_READ_BYTES = 256 << 20  # at least; four times the last cache where that is more
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,34 @@ def _matmul_gflops(dtype: torch.dtype, device: str) -> float:
         if look >= 2 and best > 0.5:  # a CPU without bf16; the first looks also pay for loading the library
             break
     return 2 * _SIZE**3 / best / 1e9
+
+
+@lru_cache(maxsize=1)
+def read_bandwidth(seconds: float = 0.3) -> float:
+    """Bytes per second this machine reads from memory with all threads: what bounds writing one token after another.
+
+    The best of several passes over a buffer that no cache holds, so a busy neighbour lowers it less than an average.
+    It is a lower bound: the reduction that reads costs a little itself.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    values = torch.ones(max(_READ_BYTES, 4 * _last_cache_bytes()) // 4, dtype=torch.int32, device=device)
+    best, begun = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - begun < seconds:
+        start = time.perf_counter()
+        int(values.amax())  # of all reductions the one that computes least; int() waits for a GPU
+        best = min(best, time.perf_counter() - start)
+    return values.nbytes / best
+
+
+def _last_cache_bytes() -> int:
+    """The size of the largest processor cache; 0 where the system does not say."""
+    try:
+        return 1024 * max(
+            int(path.read_text().strip().removesuffix("K"))
+            for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+        )
+    except (OSError, ValueError):
+        return 0
 
 
 def _cpu_name() -> str:

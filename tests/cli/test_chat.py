@@ -22,7 +22,7 @@ import sys; sys.path.insert(0, {str(ROOT)!r})
 from tests.cli.fakes import fake_model
 from phi4.cli import chat
 from phi4.cli.main import main
-chat.load = lambda name: fake_model(slow=float(sys.argv.pop()))
+chat.load = lambda name, adapter=None: fake_model(slow=float(sys.argv.pop()))
 sys.exit(main())
 """
 
@@ -36,10 +36,18 @@ def _prepare() -> None:
 class Terminal:
     """A chat on the other side of a pty."""
 
-    def __init__(self, folder: Path, *args: str, slow: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *args: str,
+        slow: float = 0.0,
+        verb: str = "chat",
+        code: str = CODE,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.parent, child = pty.openpty()
-        command = [sys.executable, "-c", CODE, "chat", *args, str(slow)]
-        env = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "INPUTRC": "/dev/null"}
+        command = [sys.executable, "-c", code, verb, *args, str(slow)]
+        env = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "INPUTRC": "/dev/null", **(env or {})}
         self.process = subprocess.Popen(
             command, stdin=child, stdout=child, stderr=child, env=env, cwd=folder, start_new_session=True,
             preexec_fn=_prepare,

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from phi4.cli.catalog import fitting
+from phi4.cli.catalog import fitting, recommend, weight_bytes
 from phi4.cli.main import main
 from phi4.cli.models import resolve
 from phi4.errors import UsageError
+from phi4.weights.catalog import Entry, find
 from tests.weights.llama_cpp import smollm2
 from tests.weights.local_hub import LocalHub
 from tests.weights.test_hub import FILES
@@ -37,10 +38,47 @@ def test_the_list_is_never_empty(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "gib", "precision"), [(4e9, 16, "bf16"), (14e9, 24, "int8"), (14e9, 12, "int4"), (14e9, 8, "")]
+    ("name", "gib", "precision"),
+    [
+        ("phi-4-mini", 16, "bf16"),
+        ("phi-4-mini", 6, "int8"),
+        ("phi-4", 48, "bf16"),
+        ("phi-4", 24, "int8"),
+        ("phi-4", 12, "int4"),
+        ("phi-4", 8, ""),
+    ],
 )
-def test_what_fits(count: float, gib: int, precision: str) -> None:
-    assert fitting(int(count), gib * 2**30) == precision
+def test_what_fits(name: str, gib: int, precision: str) -> None:
+    assert fitting(entry(name).config, gib * 2**30) == precision
+
+
+def test_int4_is_as_large_as_published_4_bit_files() -> None:
+    """Q4_K_M of phi-4 has 9.05 GB and Q8_0 15.58 GB (facts 5); our int4 keeps embedding and head in 16 bit."""
+    sizes = weight_bytes(entry("phi-4").config)
+    assert sizes["bf16"] == 29_319_014_400
+    assert sizes["int8"] == pytest.approx(15.58e9, rel=0.03)
+    assert 9.05e9 < sizes["int4"] < 9.05e9 * 1.1
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "said"),
+    [
+        ("phi-4", 64, "it fits this machine as it is"),
+        ("phi-4", 24, "it fits this machine as int8; phi-4-mini fits as bf16 (7.7 GB)"),
+        ("phi-4-reasoning-plus", 24, "as int8; phi-4-mini-reasoning fits as bf16 (7.7 GB)"),
+        ("phi-4", 4, "too large for this machine; phi-4-mini fits as int4 (3.0 GB)"),
+        ("phi-4", 1, "too large for this machine; smollm2 fits as bf16 (0.3 GB)"),
+        ("smollm2", 0, "it is too large for this machine"),
+    ],
+)
+def test_what_is_recommended(name: str, gib: int, said: str) -> None:
+    assert recommend(entry(name), gib * 2**30).endswith(said)
+
+
+def entry(name: str) -> Entry:
+    found = find(name)
+    assert found is not None
+    return found
 
 
 def pull(

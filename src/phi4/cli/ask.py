@@ -7,6 +7,7 @@ import sys
 
 from phi4.cli import talk
 from phi4.cli.models import add_adapter_option, load
+from phi4.cli.pull import offer
 from phi4.errors import DataError, UsageError
 
 HELP = "Ask a model one question. Piped input is appended to the prompt."
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one argument is the prompt, the first of two is the model",
     )
     parser.add_argument(
-        "-m", "--model", help="model folder, run folder or recipe name (default: the last made or used)"
+        "-m", "--model", help="short name, folder, .gguf file or recipe (default: the last made or used)"
     )
     add_adapter_option(parser)
     talk.add_arguments(parser)
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = "\n\n".join(part for part in (prompt, _piped()) if part)
     if not prompt:
         raise UsageError("nothing to ask", 'for example: phi4 ask "What is 347 + 586?"')
+    offer(name, yes=args.yes)
     model = load(name, args.adapter)
     from phi4.text.chat import Conversation, Message
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from phi4.cli import talk
 from phi4.cli.models import Card, LoadedModel, add_adapter_option, load
+from phi4.cli.pull import offer
 from phi4.errors import Phi4Error, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Session:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `phi4 chat`."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="model folder, run folder or recipe name")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="short name, folder, .gguf file or recipe")
     add_adapter_option(parser)
     talk.add_arguments(parser)
 
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Talk until /exit or the end of input; with --json the whole conversation is the last line."""
     settings = talk.settings(args)
+    offer(args.model, yes=args.yes)
     session = Session(load(args.model, args.adapter), settings, args.system)
     interactive = sys.stdin.isatty()
     if interactive:

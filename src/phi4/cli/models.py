@@ -188,19 +188,41 @@ def resolve(name_or_path: str | None, runs: Path = Path("runs")) -> Path:
     raise UsageError(f"no model called {name_or_path}: neither a folder nor a finished run in {runs}/", hint)
 
 
+def to_fetch(name: str | None) -> str | None:
+    """The name of a published model that is meant and not on this machine; None for everything else."""
+    if name is None or Path(name).expanduser().exists() or not _names_published(name):
+        return None
+    return name if _on_disk(name) is None else None
+
+
+def not_here(name: str) -> UsageError:
+    """The error for a published model that is not on this machine, with the command that fetches it."""
+    entry = find(name)
+    size = f", {2 * entry.parameters / 1e9:.1f} GB" if entry else ""
+    return UsageError(f"{name} is not on this machine", f"fetch it: `phi4 pull {name}`{size}")
+
+
 def _published(name: str) -> Path | None:
     """A published model on this machine; None when the name is not that of one.
 
     Raises UsageError, with the command that fetches it, when it is not here.
     """
-    entry = find(name)
-    if entry is None and (not _REPOSITORY.fullmatch(name) or Path(name).parent.is_dir()):
+    if not _names_published(name):
         return None
-    path = on_disk(entry) if entry else cached(name)
-    if path is not None:
-        return path
-    size = f", {2 * entry.parameters / 1e9:.1f} GB" if entry else ""
-    raise UsageError(f"{name} is not on this machine", f"fetch it: `phi4 pull {name}`{size}")
+    path = _on_disk(name)
+    if path is None:
+        raise not_here(name)
+    return path
+
+
+def _names_published(name: str) -> bool:
+    """Is this a short name, or a repository's (and not a path)?"""
+    return find(name) is not None or bool(_REPOSITORY.fullmatch(name) and not Path(name).parent.is_dir())
+
+
+def _on_disk(name: str) -> Path | None:
+    entry = find(name)
+    return on_disk(entry) if entry else cached(name)
 
 
 def is_model(folder: Path) -> bool:

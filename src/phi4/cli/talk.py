@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=int, default=defaults.max_tokens, help="longest answer (default %(default)s)"
     )
     parser.add_argument("--system", default="", metavar="TEXT", help="system message")
+    parser.add_argument("--yes", action="store_true", help="fetch a model that is not here without asking")
 
 
 def settings(args: argparse.Namespace) -> Settings:

