@@ -24,11 +24,10 @@ from phi4.model.lora import LoraConfig, LoraUpdate, adapted, attach, ends_with, 
 from phi4.model.transformer import Transformer
 from phi4.run.files import atomic_file, atomic_write
 from phi4.weights.adapter_config import CONFIG, read_settings
-from phi4.weights.checkpoint import Checkpoint
+from phi4.weights.checkpoint import Checkpoint, refuse_pickled
 from phi4.weights.layout import pieces
 
 WEIGHTS = "adapter_model.safetensors"
-_PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 _PREFIX = "base_model.model."
 _BASE = "phi4_base"  # inside auto_mapping, which peft reads only where task_type is missing
 _SAMPLE = 256  # values per tensor in a fingerprint
@@ -206,11 +205,7 @@ def _check_base(folder: Path, raw: Mapping[str, Any], model: Transformer) -> tup
 
 def _open(folder: Path) -> Checkpoint:
     if not (folder / WEIGHTS).is_file():
-        if any((folder / name).exists() for name in _PICKLED):
-            raise ModelError(
-                f"{folder} has only a pickled adapter, which can run code when it is opened",
-                f"save it again with peft as {WEIGHTS}",
-            )
+        refuse_pickled(folder)
         raise ModelError(f"no {WEIGHTS} in {folder}")
     return Checkpoint(folder, [WEIGHTS])
 

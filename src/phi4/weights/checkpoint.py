@@ -27,7 +27,7 @@ INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
 EMBEDDING = "model.embed_tokens.weight"
 PACKED = "weight_packed"  # how names of quantised matrices end
-_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class Source(Protocol):
@@ -217,11 +217,7 @@ def _shards(folder: Path) -> Iterator[str]:
     """File names of a folder's weights. An index wins over a single file, as in transformers."""
     if not (folder / INDEX).is_file():
         if not (folder / WEIGHTS).is_file():
-            if any((folder / name).exists() for name in _PICKLED):
-                raise ModelError(
-                    f"{folder} has only pickled weights, which can run code when they are opened",
-                    "get the safetensors files of this model",
-                )
+            refuse_pickled(folder)
             raise ModelError(f"no {WEIGHTS} in {folder}")
         yield WEIGHTS
         return
@@ -239,6 +235,16 @@ def _shards(folder: Path) -> Iterator[str]:
                 f"{folder} is incomplete: {file} is missing", "fetch the model again: it resumes"
             )
         yield file
+
+
+def refuse_pickled(folder: Path) -> None:
+    """Says why, in a folder without safetensors, what else lies there is not opened. Raises ModelError."""
+    for path in sorted(folder.glob("*")):
+        if path.suffix in _PICKLED:
+            raise ModelError(
+                f"{path} is pickled, which can run code when it is opened, and {folder} has nothing else",
+                "get the safetensors files",
+            )
 
 
 @contextmanager
