@@ -43,7 +43,6 @@ SHAPES = {
     "mistral": lambda: families.theirs("Mistral 22B", **SIZES),
 }
 KINDS = (Quantization(8), Quantization(4, 32), Quantization(4), Quantization(8, 32))
-CPU = torch.device("cpu")
 
 
 @cache
@@ -61,9 +60,7 @@ def original(folder: Path, shape: str) -> Path:
 
 def quantized(folder: Path, shape: str, kind: Quantization, method: Method = "rtn") -> Path:
     source = open_original(original(folder, shape))
-    quantize_model(
-        folder / "small", source, kind, method, text().calibration, text().held_out, torch.float32, CPU
-    )
+    quantize_model(folder / "small", source, kind, method, text().calibration, text().held_out)
     return folder / "small"
 
 

@@ -3,40 +3,65 @@
 import argparse
 import dataclasses
 import json
+import sys
 import time
 
 HELP = "measure what the README claims"
 QUESTIONS = 100  # planted solutions per cell
-QUICK_QUESTIONS = 6
+PROBLEMS = 100  # held-out problems per skill
+QUICK = 6  # of either
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("name", choices=["pivotal"], help="pivotal: errors and power of pivotal token search")
+    parser.add_argument(
+        "name",
+        choices=["pivotal", "quantize"],
+        help="pivotal: errors and power of pivotal token search; quantize: what each precision costs a model",
+    )
+    parser.add_argument("model", nargs="?", help="quantize: which model (default: the last one)")
     parser.add_argument("--quick", action="store_true", help="a few seconds, wide error bars")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of what is drawn at random (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
-    from phi4.bench import pivotal
-
     started = time.monotonic()
-    questions = QUICK_QUESTIONS if args.quick else QUESTIONS
-    cells = pivotal.run(questions, args.seed)
+    about, rows = {"pivotal": _pivotal, "quantize": _quantize}[args.name](args)
     seconds = time.monotonic() - started
-    print(pivotal.table(cells))
-    print(f"\n{questions} planted solutions per line, seed {args.seed}, {seconds:.1f} s")
+    print(f"\n{about}, seed {args.seed}, {seconds:.1f} s")
     if args.json:
-        rows = [
-            dataclasses.asdict(cell)
-            | {
-                "false_positive_rate": cell.false_positive_rate,
-                "false_discovery_rate": cell.false_discovery_rate,
-            }
-            for cell in cells
-        ]
         print(
-            json.dumps({"bench": "pivotal", "seed": args.seed, "seconds": round(seconds, 3), "cells": rows})
+            json.dumps({"bench": args.name, "seed": args.seed, "seconds": round(seconds, 3), "cells": rows})
         )
     return 0
+
+
+def _pivotal(args: argparse.Namespace) -> tuple[str, list[dict[str, object]]]:
+    from phi4.bench import pivotal
+
+    questions = QUICK if args.quick else QUESTIONS
+    cells = pivotal.run(questions, args.seed)
+    print(pivotal.table(cells))
+    rows = [
+        dataclasses.asdict(cell)
+        | {"false_positive_rate": cell.false_positive_rate, "false_discovery_rate": cell.false_discovery_rate}
+        for cell in cells
+    ]
+    return f"{questions} planted solutions per line", rows
+
+
+def _quantize(args: argparse.Namespace) -> tuple[str, list[dict[str, object]]]:
+    from phi4.bench import quantize
+    from phi4.cli.models import read_card, resolve
+
+    path = resolve(args.model)
+    card = read_card(path)
+    problems = QUICK if args.quick else PROBLEMS
+    rows = quantize.run(
+        path, card.skills, problems, args.seed, lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    print(quantize.table(rows))
+    tokens = next(row.agreement.tokens for row in rows if row.agreement)
+    about = f"{card.name}: {tokens:,} held-out tokens, {rows[0].tally.n:,} held-out problems"
+    return about, [dataclasses.asdict(row) for row in rows]

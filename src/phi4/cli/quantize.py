@@ -47,11 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantise; nothing that exists is overwritten, and nothing half-done looks like a model."""
-    import torch
-
-    from phi4.cli.models import SMALL, read_card, resolve
-    from phi4.device import measure
-    from phi4.model.cost import parameters
+    from phi4.cli.models import read_card, resolve
     from phi4.model.linear import Quantization
     from phi4.recipes.calibration import probe
     from phi4.run.files import atomic_folder
@@ -68,8 +64,6 @@ def run(args: argparse.Namespace) -> int:
     for notice in original.tokenizer.notices:
         print(f"phi4: {notice}", file=sys.stderr)
     text = probe(original.tokenizer, original.config.original_context, card.skills, args.calibration)
-    machine = measure()
-    small = parameters(original.config) < SMALL
     print(
         f"{card.name} to {quantization.name} by {method}; compared on {text.about}",
         file=sys.stderr,
@@ -84,8 +78,6 @@ def run(args: argparse.Namespace) -> int:
             method,
             text.calibration,
             text.held_out,
-            original.dtype if small else machine.compute_dtype,
-            torch.device(machine.device),
         )
         _write_card(folder, card, args.to, quantization.name, method)
     agreement, perplexities = written.agreement, written.agreement.perplexities

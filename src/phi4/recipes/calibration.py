@@ -20,7 +20,7 @@ from phi4.text.tokenizer import Tokenizer
 from phi4.weights.layerwise import Passages
 
 LENGTH = 512  # tokens of a passage at most
-CALIBRATION_TOKENS = 65_536
+CALIBRATION_TOKENS = 32_768
 HELD_OUT_TOKENS = 8_192
 _TEXT_BYTES = 400_000  # of each shipped source
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from phi4.device import Machine
-from phi4.errors import RunError
+from phi4.errors import ModelError, RunError
 from phi4.model.cost import training_flops_per_token
 from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer
@@ -67,8 +67,11 @@ def train(
 
     `batches(step)` gives the micro-batches of a step; the gradient is that of loss_sum / n_units over all of
     them. Every `watch_every` steps the result of `watch(model)` (held-out bits per byte) joins the metrics.
-    Returns a summary: steps, tokens, seconds, tok_s, mfu, loss. Raises RunError when the loss stops being a number.
+    Returns a summary: steps, tokens, seconds, tok_s, mfu, loss. Raises RunError when the loss stops being a number,
+    and ModelError for a quantised model.
     """
+    if model.config.quantization is not None:
+        raise ModelError("a quantised model cannot be trained", "train the model it was made from")
     dtype = machine.compute_dtype
     model.train()
     optimizer = Optimizer(model, config.optimizer)

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from phi4.device import measure
 from phi4.errors import ModelError, UsageError
 from phi4.model.config import ModelConfig
 from phi4.model.linear import Linear, Quantization, QuantizedLinear
@@ -50,6 +51,16 @@ class Original:
     tokenizer: Tokenizer
     source: Source
     dtype: torch.dtype  # of what is not quantised, and of scales
+
+    @property
+    def compute(self) -> torch.dtype:
+        """Of activations: what a 16-bit model is computed in here; float32 stays float32."""
+        return torch.float32 if self.dtype == torch.float32 else measure().compute_dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where a layer is computed."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def bytes(self) -> int:
@@ -100,12 +111,10 @@ def quantize_model(
     method: Method,
     calibration: Passages | None,
     held_out: Passages,
-    compute: torch.dtype,
-    device: torch.device,
 ) -> Written:
     """Write a quantised model folder, config.json last, then read it back and compare it with the original.
 
-    `calibration` is what GPTQ looks at; rounding to nearest needs none. `compute` is the dtype of activations.
+    `calibration` is what GPTQ looks at; rounding to nearest needs none.
     Raises ModelError when rows do not divide into groups (before anything is written) or when the result is no
     longer the model: a mean KL divergence above a stated bound.
     """
@@ -118,10 +127,12 @@ def quantize_model(
         if method == "gptq":
             if calibration is None:
                 raise UsageError("gptq needs calibration text")
-            states = LayerByLayer(original.config, original.source, calibration, compute, device)
+            states = LayerByLayer(
+                original.config, original.source, calibration, original.compute, original.device
+            )
         values = (
             piece
-            for name, tensor in _stream(original, target, states, device, progress.advance)
+            for name, tensor in _stream(original, target, states, progress.advance)
             for piece in checkpoint_tensors(target, name, tensor).items()
         )
         write_shards(folder, sizes, _SHARD_BYTES, values)
@@ -129,7 +140,7 @@ def quantize_model(
     written = replace(original, config=target, source=Checkpoint(folder))
     with torch.device("meta"):
         check_names(Transformer(target), written.source)
-    agreement = agreement_of(original, written, held_out, compute, device)
+    agreement = agreement_of(original, written, held_out)
     if not agreement.divergence <= DIVERGENCE[quantization.bits]:
         raise ModelError(
             f"{quantization.name} does not reproduce the model: KL divergence {agreement.divergence:.3g} nats a token "
@@ -139,11 +150,11 @@ def quantize_model(
     return Written(written.bytes, agreement)
 
 
-def agreement_of(
-    first: Original, second: Original, held_out: Passages, compute: torch.dtype, device: torch.device
-) -> Agreement:
+def agreement_of(first: Original, second: Original, held_out: Passages) -> Agreement:
     """Compare two networks on text, layer by layer, with progress."""
-    networks = [LayerByLayer(one.config, one.source, held_out, compute, device) for one in (first, second)]
+    networks = [
+        LayerByLayer(one.config, one.source, held_out, first.compute, first.device) for one in (first, second)
+    ]
     with Progress("compare", 2 * first.config.num_hidden_layers, "layers") as progress:
         return compare(networks[0], networks[1], progress.advance)
 
@@ -164,7 +175,6 @@ def _stream(
     original: Original,
     target: ModelConfig,
     states: LayerByLayer | None,
-    device: torch.device,
     done: Callable[[], None],
 ) -> Iterator[tuple[str, Tensor]]:
     """The quantised network's parameters in the order of its state_dict."""
@@ -178,7 +188,7 @@ def _stream(
     for name, meta in outside.items():
         if name.startswith("norm"):  # behind the embedding, before the norm
             for layer in range(config.num_hidden_layers):
-                block = _quantized_block(original, target, states, layer, device)
+                block = _quantized_block(original, target, states, layer)
                 yield from (
                     (f"layers.{layer}.{key}", tensor.cpu()) for key, tensor in block.state_dict().items()
                 )
@@ -188,10 +198,10 @@ def _stream(
 
 @torch.no_grad()
 def _quantized_block(
-    original: Original, target: ModelConfig, states: LayerByLayer | None, layer: int, device: torch.device
+    original: Original, target: ModelConfig, states: LayerByLayer | None, layer: int
 ) -> Block:
     """One layer quantised; with `states` calibrated on what reaches it through the quantised layers before."""
-    block = read_block(original.config, original.source, layer, device)
+    block = read_block(original.config, original.source, layer, original.device)
     moments = {} if states is None else _second_moments(states, block, layer)
     values: dict[str, Tensor] = {}
     for name, weight in block.state_dict().items():

@@ -13,7 +13,7 @@ from phi4.model.linear import Quantization, pack, round_to_scale
 # room stays unused, above it the largest weights are clipped and the others rounded more finely.
 _PLACES = {4: (1.0, 15 / 14, 8 / 7, 1.22, 1.3, 1.4, 1.5), 8: (1.0, 255 / 254, 128 / 127)}
 _COLUMNS = 128  # GPTQ passes errors on within this many columns at once, to all later ones afterwards
-_ELEMENTS = 1 << 23  # weights whose scales are searched together
+_ELEMENTS = 1 << 21  # weights whose scales are searched together
 _DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the mean diagonal; the first that makes the matrix invertible
 
 
