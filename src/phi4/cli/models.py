@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         def stream(self, request: Request) -> Iterator[int]: ...
 
 
-SMALL = 50_000_000  # parameters up to which a model is computed as it is stored
+_SMALL = 50_000_000  # parameters up to which a model is computed as it is stored
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 OFFER = "make one first: `phi4 make tiny` (a minute) or `phi4 make pico` (ten minutes)"
 
@@ -137,7 +137,7 @@ def _dtype(config: "ModelConfig") -> "torch.dtype | None":
     from phi4.model.cost import parameters, weight_bytes
 
     count = parameters(config)
-    if count < SMALL:
+    if count < _SMALL:
         return None
     machine = measure()
     needed = weight_bytes(config, machine.compute_dtype.itemsize)
