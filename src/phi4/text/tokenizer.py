@@ -37,6 +37,8 @@ CHAT_TEMPLATE = (
 )
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _LARGEST_ID = 1 << 22
+# Bytes of a token could not be told from its name; and with a prefix the library cuts through characters, and aborts.
+_NOT_COMPUTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,9 @@ def _checked(spec: str) -> dict[str, Any]:
                 raise ValueError(f"added token {token!r:.60}")
         if model["type"] != "BPE":
             raise ModelError(f"a tokenizer of type {model['type']!r:.40} is not supported", "supported: BPE")
+        for key in _NOT_COMPUTED:
+            if model.get(key):
+                raise ModelError(f"a tokenizer with {key} {model[key]!r:.40} is not supported")
         if any(type(id) is not int or not 0 <= id < _LARGEST_ID for id in model["vocab"].values()):
             raise ValueError("an id is not a number in range")
         checked: dict[str, Any] = parsed
