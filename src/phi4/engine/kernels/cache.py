@@ -7,12 +7,26 @@ Legend: P blocks, G key-value heads, C positions of a block, K head channels, T 
 of a sequence.
 """
 
+import ctypes
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 BLOCK = 32  # positions of a block
+LANES = 16  # numbers in the widest vector of native.cpp
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}  # `Type` of native.cpp
+
+
+class _Described(ctypes.Structure):
+    """`Cache` of native.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("k", "v", "k_scale", "v_scale")),
+        *((name, ctypes.c_int64) for name in ("groups", "channels")),
+        ("type", ctypes.c_int32),
+    )
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,29 @@ class PagedKV:
         )
         return k_SGK, v_SGK
 
+    @cached_property
+    def described_at(self) -> int:
+        """Where the native kernels find this cache described (made once, lives as long as the cache).
+
+        0: they cannot read it, because it is float64, not on the CPU, or its heads do not fill their vectors.
+        """
+        k = self.k_PGCK
+        native = k.device.type == "cpu" and k.dtype in TYPES and k.shape[3] % LANES == 0
+        return ctypes.addressof(self._described) if native else 0
+
+    @cached_property
+    def _described(self) -> _Described:
+        k, v, k_scale, v_scale = self.k_PGCK, self.v_PGCK, self.k_scale_PGC, self.v_scale_PGC
+        return _Described(
+            k=k.data_ptr(),
+            v=v.data_ptr(),
+            k_scale=None if k_scale is None else k_scale.data_ptr(),
+            v_scale=None if v_scale is None else v_scale.data_ptr(),
+            groups=k.shape[1],
+            channels=k.shape[3],
+            type=TYPES[k.dtype],
+        )
+
     def gather_rows(self, table_NB: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(k_NGSK, v_NGSK) of all positions of the blocks of N sequences, in `dtype`."""
         k_NGSK, v_NGSK = (
@@ -66,5 +103,6 @@ def quantize_rows(x_TGK: Tensor) -> tuple[Tensor, Tensor]:
     """int8 values and their scale per (token, head): the largest magnitude becomes 127."""
     wide = x_TGK.float()
     largest_TG = wide.abs().amax(-1)
-    inverse_TG = torch.where(largest_TG > 0, 127.0 / largest_TG, torch.zeros_like(largest_TG))
+    # A tensor over a tensor: PyTorch computes a number over a tensor by way of the reciprocal, which rounds twice.
+    inverse_TG = torch.where(largest_TG > 0, torch.full_like(largest_TG, 127.0) / largest_TG, 0.0)
     return (wide * inverse_TG[..., None]).round().to(torch.int8), largest_TG / 127.0

@@ -1,19 +1,25 @@
 """Which kernels a machine runs, and the one call that puts them into a model."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from phi4.engine.kernels import plain
+from phi4.engine.kernels import build, native, plain
 from phi4.engine.kernels.cache import PagedKV
-from phi4.model.transformer import Transformer
+from phi4.engine.kernels.layers import NativeBlock, NativeHead, NativeLinear, block_fits, rounded
+from phi4.engine.kernels.native import Library
+from phi4.errors import ModelError
+from phi4.model.linear import QuantizedLinear
+from phi4.model.transformer import Block, Transformer
 
-Head = Callable[
-    [Tensor], Tensor
-]  # hidden states h[..., D] -> logits [..., V] in float32 (float64 for float64)
+Head = Callable[[Tensor], Tensor]  # hidden states h[..., D] -> logits [..., V], at least float32
+
+_SWITCH = "PHI4_KERNELS"  # "plain" switches the native kernels off
 
 
 class Attention(Protocol):
@@ -39,26 +45,93 @@ class Kernels:
     """A set of kernels for one device and one dtype of activations."""
 
     name: str  # "native avx512vnni", "plain"
-    note: str  # why the native library is not used; empty when it is
+    note: str  # why the native kernels are not used; empty when they are
     dtype: torch.dtype  # activations: hand it to the model's forward
     attention: Attention
     store: Store
+    library: Library | None = None
 
+    @torch.no_grad()
     def prepare(self, model: Transformer, head_bits: int = 0) -> Head:
         """Replace the layers of `model` in place by the fast ones and return its output matrix as a function.
 
         Layer by layer, each original is freed before the next, so the peak is the model and one layer.
-        `head_bits` 8 or 4 rounds the output matrix at load (tied or not; the embedding keeps its precision).
+        `head_bits` 8 or 4 rounds the output matrix at load (tied or not; the embedding keeps its precision, an
+        output matrix of its own is freed). The logits are float32, or float64 for float64.
+        Raises ModelError for other head_bits.
         """
-        if head_bits:
-            raise NotImplementedError
-        return model.head
+        if head_bits not in (0, 4, 8):
+            raise ModelError(
+                f"an output matrix of {head_bits} bits is not supported", "choose 0 (as it is), 4 or 8"
+            )
+        wide = self.dtype == torch.float64  # exactness is asked for: the reference layers stay
+        if not wide:
+            for number, block in enumerate(model.layers):
+                assert isinstance(block, Block)
+                model.layers[number] = self._block(block)
+        head = self._rounded_head(model, head_bits) if head_bits and not wide else self._head(model)
+        return head
+
+    def _block(self, block: Block) -> nn.Module:
+        if self.library and block_fits(block):
+            return NativeBlock(self.library, block)
+        for part in (block.self_attn, block.mlp):
+            for name, child in part.named_children():
+                if not isinstance(child, QuantizedLinear):
+                    continue
+                if self.library and native.fits(child):
+                    setattr(part, name, NativeLinear(self.library, child))
+                else:
+                    setattr(part, name, plain.faster(child))
+        return block
+
+    def _head(self, model: Transformer) -> Head:
+        def head(h: Tensor) -> Tensor:
+            weight_VD = model.head_weight
+            logits = h.to(weight_VD.dtype) @ weight_VD.T if h.dtype == torch.float32 else model.head(h)
+            return logits if logits.dtype == torch.float64 else logits.float()
+
+        return head
+
+    def _rounded_head(self, model: Transformer, bits: int) -> Head:
+        weight_VD = model.head_weight
+        if weight_VD.shape[1] % 32:
+            raise ModelError(f"an output matrix of {weight_VD.shape[1]} columns cannot be rounded")
+        small = rounded(weight_VD, bits)
+        if not model.config.tie_word_embeddings:
+            del model.lm_head
+        if self.library and native.fits(small):
+            return NativeHead(self.library, small)
+        layer = plain.faster(small)
+
+        def head(h: Tensor) -> Tensor:
+            logits: Tensor = layer(h)
+            return logits.float()
+
+        return head
 
 
 def select(device: torch.device, dtype: torch.dtype | None = None) -> Kernels:
     """The fastest kernels this machine has for activations of `dtype` (default: float32 on CPUs, else bfloat16).
 
-    PHI4_KERNELS=plain switches the native library off. A missing compiler is no error: `note` says so.
+    PHI4_KERNELS=plain switches the native kernels off. A missing compiler is no error: `note` says so.
     """
-    chosen = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    return Kernels("plain", "", chosen, plain.attention, plain.store)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    library, note = None, ""
+    if device.type != "cpu" or dtype == torch.float64:
+        note = f"{dtype} on {device.type} is computed by PyTorch".replace("torch.", "")
+    elif os.environ.get(_SWITCH) == "plain":
+        note = f"switched off by {_SWITCH}"
+    else:
+        library, note = _library()
+    if library is None:
+        return Kernels("plain", note, dtype, plain.attention, plain.store)
+    return Kernels(f"native {library.name}", "", dtype, library.attention, library.store, library)
+
+
+@lru_cache(maxsize=1)
+def _library() -> tuple[Library | None, str]:
+    try:
+        return Library(build.library()), ""
+    except build.BuildError as error:
+        return None, error.message

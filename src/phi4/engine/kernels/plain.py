@@ -5,9 +5,13 @@ Legend: as in cache, and N sequences, H query heads, R query heads per key-value
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from phi4.engine.kernels.cache import BLOCK, PagedKV, quantize_rows
+from phi4.model.linear import QuantizedLinear, unpack
+
+_GROUPS = (128, 64, 32)  # inputs that share a scale in PyTorch's int4 operator, where the weights do not say
+_FEW = 32  # rows up to which PyTorch's int8 operator beats a dense product
 
 
 def store(cache: PagedKV, k_TGK: Tensor, v_TGK: Tensor, slots_T: Tensor) -> None:
@@ -30,7 +34,8 @@ def attention(q_NHK: Tensor, cache: PagedKV, table_NB: Tensor, lengths_N: Tensor
     """
     rows, heads, channels = q_NHK.shape
     groups = cache.k_PGCK.shape[1]
-    table_NB = table_NB[:, : max(1, -(-int(lengths_N.max()) // BLOCK))]
+    if q_NHK.device.type == "cpu":  # elsewhere, to know the longest would be to wait for the device
+        table_NB = table_NB[:, : max(1, -(-int(lengths_N.max()) // BLOCK))]
     wide = torch.float64 if q_NHK.dtype == torch.float64 else torch.float32
     k_NGSK, v_NGSK = cache.gather_rows(table_NB, wide)
     seen_NS = torch.arange(k_NGSK.shape[2], device=q_NHK.device) < lengths_N[:, None]
@@ -44,3 +49,59 @@ def attention(q_NHK: Tensor, cache: PagedKV, table_NB: Tensor, lengths_N: Tensor
     )
     o_NHK = o_NGRK.reshape(rows, heads, channels).to(q_NHK.dtype)
     return o_NHK.masked_fill((lengths_N == 0)[:, None, None], 0)
+
+
+class PlainInt4(nn.Module):
+    """An int4 map through PyTorch's CPU operator. It computes in bfloat16, its only fast dtype."""
+
+    def __init__(self, linear: QuantizedLinear) -> None:
+        """`linear` must be one that `fits`."""
+        super().__init__()
+        value_OI = unpack(linear.weight_packed, 4)
+        inputs = value_OI.shape[1]
+        self.group = linear.quantization.group_size or _group(inputs)
+        scale_SO = linear.weight_scale.detach().expand(-1, inputs // self.group).to(torch.bfloat16).T
+        self.register_buffer("scale_zero_SO2", torch.stack((scale_SO, torch.zeros_like(scale_SO)), -1))
+        pack_int4 = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+        self.register_buffer("packed", pack_int4((value_OI + 8).int(), 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows_MI = x.flatten(0, -2).to(torch.bfloat16)
+        multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+        y_MO: Tensor = multiply(rows_MI, self.packed, self.group, self.scale_zero_SO2)
+        return y_MO.view(*x.shape[:-1], -1).to(x.dtype)
+
+
+class PlainInt8(nn.Module):
+    """An int8 map with one scale per row, in bfloat16: by PyTorch's operator for few rows, dequantised for many."""
+
+    value_OI: Tensor
+    scale_O: Tensor
+
+    def __init__(self, linear: QuantizedLinear) -> None:
+        super().__init__()
+        self.register_buffer("value_OI", unpack(linear.weight_packed, 8))
+        self.register_buffer("scale_O", linear.weight_scale.detach()[:, 0].to(torch.bfloat16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows_MI = x.flatten(0, -2).to(torch.bfloat16)
+        if len(rows_MI) <= _FEW:
+            y_MO: Tensor = torch.ops.aten._weight_int8pack_mm(rows_MI, self.value_OI, self.scale_O)
+        else:
+            y_MO = F.linear(rows_MI, self.value_OI.to(torch.bfloat16)) * self.scale_O
+        return y_MO.view(*x.shape[:-1], -1).to(x.dtype)
+
+
+def faster(linear: QuantizedLinear) -> nn.Module:
+    """The map on PyTorch's operators for quantised weights, or `linear` itself where they do not reach."""
+    outputs, quantization = len(linear.weight_packed), linear.quantization
+    inputs = linear.weight_packed.shape[1] * 32 // quantization.bits
+    if linear.weight_packed.device.type != "cpu":
+        return linear
+    if quantization.bits == 8:
+        return linear if quantization.group_size else PlainInt8(linear)
+    return PlainInt4(linear) if outputs % 16 == 0 and (quantization.group_size or _group(inputs)) else linear
+
+
+def _group(inputs: int) -> int:
+    return next((group for group in _GROUPS if inputs % group == 0), 0)
