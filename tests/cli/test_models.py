@@ -50,7 +50,7 @@ def test_names_folders_and_runs() -> None:
     assert resolve(None) == tiny
 
 
-@pytest.mark.parametrize("state", ["", "[]", "{}", '{"last": 3}', '{"last": null}', "\x00"])
+@pytest.mark.parametrize("state", ["", "[]", "{}", '{"last": 3}', '{"last": null}', "\x00", "[" * 5_000])
 def test_a_damaged_state_file_is_ignored(home: Path, state: str) -> None:
     home.mkdir()
     (home / "state.json").write_text(state)
@@ -89,7 +89,16 @@ def test_cards(tmp_path: Path) -> None:
     card = {"name": "pico", "skills": ["addition"], "scores": {"addition": 0.5}, "recipe": "pico@1"}
     (tmp_path / "phi4.json").write_text(json.dumps(card))
     assert read_card(tmp_path) == Card("pico", "pico@1", ("addition",), (("addition", 0.5),))
-    for damage in ("[]", "{", '{"skills": 3}', '{"scores": {"a": "x"}}', '{"scores": []}'):
+    deep = "[" * 5_000
+    for damage in (
+        deep,
+        '{"scores": {"a": 1%s}}' % ("0" * 400),
+        "[]",
+        "{",
+        '{"skills": 3}',
+        '{"scores": {"a": "x"}}',
+        '{"scores": []}',
+    ):
         (tmp_path / "phi4.json").write_text(damage)
         with pytest.raises(ModelError, match="not a model card"):
             read_card(tmp_path)

@@ -247,7 +247,7 @@ def read_card(folder: Path) -> Card:
             skills=tuple(map(str, raw.get("skills", ()))),
             scores=tuple((str(family), float(score)) for family, score in raw.get("scores", {}).items()),
         )
-    except (ValueError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, ArithmeticError, RecursionError) as error:
         raise ModelError(
             f"{path} is not a model card: {error}", "delete it to use the model without one"
         ) from error
@@ -263,7 +263,7 @@ def last() -> Path | None:
     """The model made or used last, if it is still there."""
     try:
         path = Path(json.loads(_state_file().read_bytes())["last"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return path if is_model(path) else None
 
