@@ -21,6 +21,7 @@ from phi4.model.transformer import Transformer, causal_attention
 from phi4.text.tokenizer import Tokenizer
 from phi4.weights.checkpoint import INDEX, WEIGHTS
 from phi4.weights.folder import load_model
+from phi4.weights.gguf_file import open_gguf
 from tests.weights.damage import NASTY, SLOWER, USES, make, read
 
 ROOT = Path(__file__).parents[2]
@@ -305,3 +306,17 @@ def test_code_beside_the_weights_never_runs(
 def _logits(model: Transformer) -> torch.Tensor:
     ids_BT = torch.arange(20)[None]
     return model.head(model(ids_BT, ids_BT, causal_attention, Rope(model.config, 20)))
+
+
+@pytest.mark.parametrize("value", [0, 1, 2**24, 2**31, 2**32 - 1])
+def test_every_number_of_a_gguf_file_at_its_extremes(value: int, root: Path) -> None:
+    """Counts and sizes, and (the same bits) floating-point numbers, of the model and of its vocabulary."""
+    content = (root / "model.gguf").read_bytes()
+    refused = []
+    for key, old in open_gguf(root / "model.gguf").metadata.items():
+        if type(old) in (int, float):
+            at = content.index(len(key).to_bytes(8, "little") + key.encode()) + 8 + len(key) + 4
+            if read(root, "model.gguf", content[:at] + value.to_bytes(4, "little") + content[at + 4 :]):
+                refused.append(key)
+    assert {"phi3.embedding_length", "phi3.attention.head_count"} <= set(refused)
+    assert ("phi3.block_count" in refused) == (value != 2)
