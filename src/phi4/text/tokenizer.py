@@ -273,7 +273,7 @@ def _checked(spec: str) -> dict[str, Any]:
                 not isinstance(token["content"], str)
                 or type(token["id"]) is not int
                 or not 0 <= token["id"] < _LARGEST_ID
-                or not token["content"]
+                or not token["content"].encode()
             ):
                 raise ValueError(f"added token {token!r:.60}")
         if model["type"] != "BPE":
