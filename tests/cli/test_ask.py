@@ -86,3 +86,15 @@ def test_system_message_reaches_the_model() -> None:
     assert (
         json.loads(result.stdout)["prompt_tokens"] > json.loads(run("hi", "--json").stdout)["prompt_tokens"]
     )
+
+
+def test_a_thought_is_kept_apart() -> None:
+    """Into a pipe goes what stands behind the last mark; --json has both."""
+    assert run("think of it").stdout == b"echo THINK OF IT\n"
+    answer = json.loads(run("think of it", "--json").stdout)
+    assert answer["answer"] == "echo THINK OF IT"
+    assert answer["reasoning"] == "hm, of it</think> is no end"
+    assert json.loads(run("hi", "--json").stdout)["reasoning"] == ""
+    cut = json.loads(run("think of it", "--json", "--max-tokens", "12").stdout)
+    assert (cut["answer"], cut["finish"]) == ("", "length")
+    assert cut["reasoning"].startswith("h")

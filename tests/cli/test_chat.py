@@ -44,10 +44,13 @@ class Terminal:
         verb: str = "chat",
         code: str = CODE,
         env: dict[str, str] | None = None,
+        colours: bool = False,
     ) -> None:
         self.parent, child = pty.openpty()
         command = [sys.executable, "-c", code, verb, *args, str(slow)]
         env = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "INPUTRC": "/dev/null", **(env or {})}
+        if colours:
+            del env["NO_COLOR"]
         self.process = subprocess.Popen(
             command, stdin=child, stdout=child, stderr=child, env=env, cwd=folder, start_new_session=True,
             preexec_fn=_prepare,
@@ -190,3 +193,18 @@ def test_piped_chat_prints_answers_only_and_json_last(tmp_path: Path) -> None:
         "echo YOU\nTHERE",
     ]
     assert result.stderr == ""
+
+
+def test_a_thought_streams_dimmed_and_is_not_part_of_the_conversation(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, colours=True)
+    terminal.until("> ")
+    terminal.type("think of it\n")
+    terminal.until(r"\x1b\[2mh\x1b\[0m")  # the first letter of the thought
+    shown = terminal.until(r"\n(\x1b\[\?2004h)?> ")
+    # What streams cannot know which mark is the last; what is kept is cut behind it.
+    assert shown.startswith("m, of it\n\nis no end</think>\n\necho THINK OF IT\n[")
+    assert "saved 2 messages" in terminal.ask("/save talk.json")
+    saved = json.loads((tmp_path / "talk.json").read_text())["messages"]
+    assert saved[1] == {"role": "assistant", "content": "echo THINK OF IT"}
+    terminal.type("/exit\n")
+    assert terminal.process.wait(timeout=20) == 0

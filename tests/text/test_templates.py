@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from phi4.errors import DataError, ModelError
-from phi4.text.chat import Conversation, Message, render, split_reasoning
+from phi4.text.chat import Conversation, Message, render
 from phi4.text.jinja import render as run_jinja
 from phi4.text.tokenizer import CHAT_TEMPLATE, Tokenizer
 from tests.evals.fakes import tokenizer as trained
@@ -212,6 +212,145 @@ def test_tools_stand_in_the_system_turn() -> None:
         render(Conversation((Message("system", "s", tools),)), pair("phi-4")[0])
 
 
-def test_a_thought_ends_at_the_last_mark() -> None:
-    assert split_reasoning("<think>a</think>b</think> c") == ("a</think>b", "c")
-    assert split_reasoning("plain") == ("", "plain")
+FLAGS = {
+    "phi-4": ("both", set(CASES["phi-4"][0])),
+    "phi-4-mini": ("right", {"<|assistant|>", "<|end|>", "<|user|>", "<|system|>"}),
+}
+
+
+@cache
+def flagged(name: str) -> tuple[Tokenizer, Any]:
+    """`pair` with the strip flags that the files of Phi-4's derivatives and of Phi-4-mini have (facts 3)."""
+    from tokenizers import Tokenizer as Fast
+
+    tokens, template, _ = CASES[name]
+    sides, names = FLAGS[name]
+    parsed = json.loads(spec(tokens))
+    for token in parsed["added_tokens"]:
+        token["rstrip"] = token["content"] in names
+        token["lstrip"] = token["rstrip"] and sides == "both"
+    text = json.dumps(parsed)
+    ours = Tokenizer.from_parts(
+        text, bos_id=None, eos_id=None, pad_id=None, stop_ids=(), chat_template=template
+    )
+    theirs = PreTrainedTokenizerFast(tokenizer_object=Fast.from_str(text))
+    theirs.chat_template = template
+    return ours, theirs
+
+
+@pytest.mark.parametrize(
+    "content", ["hi", "two  words\n\nand more", " hi", "hi ", "\n\thi \n", "  ", "    code\n"]
+)
+@pytest.mark.parametrize("name", FLAGS)
+def test_white_space_beside_control_tokens_with_strip_flags(name: str, content: str) -> None:
+    """transformers swallows it, we keep it (text/chat.py says why); without such white space both agree."""
+    ours, theirs = flagged(name)
+
+    def apply(text: str) -> list[int]:
+        talk = [{"role": "user", "content": text}]
+        return list(theirs.apply_chat_template(talk, add_generation_prompt=True, return_dict=False))
+
+    found = render(Conversation((Message("user", content),)), ours, generation=True).ids
+    swallowed = content.strip() if FLAGS[name][0] == "both" else content.lstrip()
+    assert apply(content) == render(Conversation((Message("user", swallowed),)), ours, generation=True).ids
+    assert (found == apply(content)) == (content == swallowed)
+    assert content in ours.decode(found)
+    # What we write is what the unflagged tokenizer writes for transformers too.
+    plain = pair(name)[1].apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
+    )
+    assert found == list(plain)
+
+
+def test_contents_are_encoded_without_added_tokens_special_or_not() -> None:
+    """Phi-4-mini's tool tokens are added tokens that are not special: encoders that only skip special ones fail."""
+    tokens = [*CASES["phi-4-mini"][0], "<|tool_call|>", "<|/tool_call|>", "<|tool_response|>"]
+    parsed = json.loads(spec(tokens))
+    for token in parsed["added_tokens"]:
+        token["special"] = "tool" not in token["content"]
+    ours = Tokenizer.from_parts(
+        json.dumps(parsed), bos_id=None, eos_id=None, pad_id=None, stop_ids=(), chat_template=MINI
+    )
+    added = set(ours.special.values())
+    assert len(added) == len(tokens)
+    for token in tokens:
+        assert not added & set(ours.encode(f"a{token}b"))
+        for role in ("system", "user", "assistant", "tool"):
+            clean, dirty = (
+                render(Conversation((Message(role, text), Message("user", "x"))), ours).ids
+                for text in ("ab", f"a{token}b")
+            )
+            assert [id for id in dirty if id in added] == [id for id in clean if id in added]
+    inventory = f'[{{"name": "{tokens[5]}"}}]'  # tools too are content
+    ids = render(Conversation((Message("system", "s", inventory),)), ours).ids
+    assert [ours.decode([id]) for id in ids if id in added] == [
+        "<|system|>",
+        "<|tool|>",
+        "<|/tool|>",
+        "<|end|>",
+        "<|endoftext|>",
+    ]
+
+
+REASONING = (  # a template of the reasoning models' shape: it brings a system message of its own
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+    "{% set rest = messages[1:] %}{% else %}{% set system = 'You are Phi. Answer in two sections: "
+    "<think> {Thought section} </think> {Solution section}.' %}{% set rest = messages %}{% endif %}"
+    "{{ '<|im_start|>system<|im_sep|>' + system + '<|im_end|>' }}{% for m in rest %}"
+    "{{ '<|im_start|>' + m['role'] + '<|im_sep|>' + m['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
+)
+
+
+def reasoner(stop_ids: tuple[int, ...] = ()) -> tuple[Tokenizer, Any]:
+    from tokenizers import Tokenizer as Fast
+
+    text = spec([*CASES["phi-4"][0], "<think>", "</think>"])
+    ours = Tokenizer.from_parts(
+        text, bos_id=None, eos_id=None, pad_id=None, stop_ids=stop_ids, chat_template=REASONING
+    )
+    theirs = PreTrainedTokenizerFast(tokenizer_object=Fast.from_str(text))
+    theirs.chat_template = REASONING
+    return ours, theirs
+
+
+@pytest.mark.parametrize("messages", [TALK, TALK[1:], TALK[1:2]], ids=len)
+def test_the_long_system_message_comes_from_the_models_own_template(messages: tuple[Message, ...]) -> None:
+    """Ours never invents it; the reasoning model's Jinja does, and <think> in it is the token it was trained on."""
+    ours, theirs = reasoner()
+    assert ours.template.name == "jinja"
+    plain = [{"role": m.role, "content": m.content} for m in messages]
+    wanted = theirs.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
+    found = render(Conversation(messages), ours, generation=True)
+    assert found.ids == list(wanted)
+    assert (ours.special["<think>"] in found.ids) == (messages[0].role != "system")
+    said = render(Conversation((Message("system", "<think>"), *TALK[1:])), ours).ids
+    assert ours.special["<think>"] not in said  # not from a person
+
+
+def test_answers_of_a_reasoning_model_are_learned_with_their_end() -> None:
+    ours, _ = reasoner()
+    rendered = render(Conversation(TALK), ours)
+    learned = [id for id, mask in zip(rendered.ids, rendered.loss_mask, strict=True) if mask]
+    assert ours.decode(learned) == "4<|im_end|>"
+
+
+def test_stop_ids_are_a_union_of_all_that_files_and_template_name() -> None:
+    first = reasoner()[0].special
+    odd = first["<|dummy_85|>"]
+    ours, _ = reasoner((odd,))
+    assert set(ours.stop_ids) == {odd, first["<|im_end|>"], first["<|endoftext|>"]}
+
+
+def test_a_model_without_a_template_is_known_by_its_control_tokens() -> None:
+    """The inventory, never the name; Phi-4 is not taken for ChatML, whose tokens it has too."""
+    for tokens, wanted in (
+        (CASES["phi-4"][0], "phi-4"),
+        (IM, "chatml"),
+        (CASES["phi-4-mini"][0], "phi-4-mini"),
+        ([*CASES["phi-4-mini"][0], *IM[1:]], "phi-4-mini"),
+        (CASES["mistral 24b"][0], "mistral-v7"),
+        (CASES["mistral 22b"][0], "mistral-v3"),
+    ):
+        bare = Tokenizer.from_parts(spec(tokens), bos_id=None, eos_id=None, pad_id=None, stop_ids=())
+        assert bare.template.name == wanted

@@ -8,6 +8,7 @@ import sys
 from phi4.cli import talk
 from phi4.cli.models import add_adapter_option, load
 from phi4.cli.pull import offer
+from phi4.cli.terminal import Screen
 from phi4.errors import DataError, UsageError
 
 HELP = "Ask a model one question. Piped input is appended to the prompt."
@@ -50,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
             "model": model.name,
             "path": str(model.path),
             "prompt": prompt,
-            "answer": answer.text,
+            "reasoning": answer.thought,
+            "answer": answer.solution,
             "finish": answer.finish,
             "prompt_tokens": len(ids),
             "tokens": answer.tokens,
@@ -60,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(result, ensure_ascii=False))
         return 0
-    clean = talk.printable if sys.stdout.isatty() else str
-    answer = talk.answer(model, ids, settings, lambda text: print(clean(text), end="", flush=True))
-    print(flush=True)
+    screen = Screen()
+    answer = talk.answer(model, ids, settings, screen.say, think=screen.think)
+    screen.end(answer.solution)
     print(answer.summary, file=sys.stderr)
     return 0
 

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import json
-import os
 import random
 import shutil
 import signal
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from phi4.cli import talk
 from phi4.cli.models import Card, LoadedModel, add_adapter_option, load
 from phi4.cli.pull import offer
+from phi4.cli.terminal import Screen, bold, dim
 from phi4.errors import Phi4Error, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Session:
     settings: talk.Settings
     system: str = ""
     turns: "tuple[Message, ...]" = ()
+    thoughts: list[str] = field(default_factory=list)  # one for each answer, empty where it had none
     tokens: int = 0
     rng: random.Random = field(default_factory=random.Random)
 
@@ -84,17 +85,22 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print("\n(Ctrl-D or /exit leaves)", flush=True)
         except Phi4Error as error:  # a mistake in a chat costs a line, not the chat
-            print(_dim(error.message + (f" ({error.hint})" if error.hint else "")), flush=True)
+            print(dim(error.message + (f" ({error.hint})" if error.hint else "")), flush=True)
     if args.json:
         messages = [{"role": m.role, "content": m.content} for m in session.messages]
-        result = {"model": session.model.name, "messages": messages, "tokens": session.tokens}
+        result = {
+            "model": session.model.name,
+            "messages": messages,
+            "reasoning": session.thoughts,
+            "tokens": session.tokens,
+        }
         print(json.dumps(result, ensure_ascii=False))
     return 0
 
 
 def banner(card: Card, path: Path) -> str:
     """What this model is and can do, before the first prompt."""
-    lines = [f"{_bold(card.name)}  {_dim(str(path))}"]
+    lines = [f"{bold(card.name)}  {dim(str(path))}"]
     scores = dict(card.scores)
     skills = card.skills or tuple(scores)
     if skills:
@@ -105,7 +111,7 @@ def banner(card: Card, path: Path) -> str:
         lines += textwrap.wrap(f"It can: {known}.", width, subsequent_indent="  ")
         lines.append("That is all it knows. /example shows it a problem it has never seen.")
     lines.append(
-        _dim(f"/help for commands, {BLOCK} around several lines, Ctrl-C stops an answer, Ctrl-D leaves")
+        dim(f"/help for commands, {BLOCK} around several lines, Ctrl-C stops an answer, Ctrl-D leaves")
     )
     return "\n".join(lines)
 
@@ -147,7 +153,7 @@ def obey(session: Session, message: str) -> bool:
     if command == "/exit":
         return False
     actions: dict[str, Callable[[], None]] = {
-        "/help": lambda: print("\n".join(f"  {name:<9} {_dim(what)}" for name, what in COMMANDS.items())),
+        "/help": lambda: print("\n".join(f"  {name:<9} {dim(what)}" for name, what in COMMANDS.items())),
         "/example": lambda: show_example(session, argument),
         "/system": lambda: set_system(session, argument),
         "/clear": lambda: clear(session),
@@ -170,20 +176,19 @@ def reply(session: Session, question: str) -> talk.Answer:
     fitted, ids = talk.fit(asked, session.model, session.settings.max_tokens)
     dropped = len(asked.messages) - len(fitted.messages)
     if dropped:
-        print(_dim(f"(the {dropped} oldest messages no longer fit and are forgotten)"))
+        print(dim(f"(the {dropped} oldest messages no longer fit and are forgotten)"))
     with _interruptible() as stopped:
-        answer = talk.answer(
-            session.model,
-            ids,
-            session.settings,
-            lambda text: print(talk.printable(text), end="", flush=True),
-            stopped,
-        )
-    print("\n" + _dim(f"[{answer.summary}]") if sys.stdout.isatty() else "", flush=True)
+        screen = Screen()
+        answer = talk.answer(session.model, ids, session.settings, screen.say, stopped, think=screen.think)
+    screen.end(answer.solution)
+    if sys.stdout.isatty():
+        print(dim(f"[{answer.summary}]"), flush=True)
     session.tokens += answer.tokens
-    if answer.text:
+    if answer.solution:
         kept = tuple(message for message in fitted.messages if message.role != "system")
-        session.turns = (*kept, Message("assistant", answer.text))
+        # A thought is many times as long as its solution and of no use to the next question.
+        session.turns = (*kept, Message("assistant", answer.solution))
+        session.thoughts.append(answer.thought)
         session.settings = replace(session.settings, seed=session.settings.seed + 1)
     return answer
 
@@ -191,28 +196,28 @@ def reply(session: Session, question: str) -> talk.Answer:
 def show_example(session: Session, name: str) -> None:
     """Put a problem to the model that its training never contained, and say whether it got it right."""
     family, problem = _unseen(session, name)
-    print(f"{_bold(family.title)}: {problem.question}", flush=True)
+    print(f"{bold(family.title)}: {problem.question}", flush=True)
     answer = reply(session, problem.question)
-    if answer.finish == "interrupted":
+    if answer.finish == "abort":
         verdict = f"the answer is {problem.answer}"
-    elif family.score(problem.answer, answer.text):
+    elif family.score(problem.answer, answer.solution):
         verdict = "right"
     else:
         verdict = f"wrong: the answer is {problem.answer}"
-    print(_dim(verdict), flush=True)
+    print(dim(verdict), flush=True)
 
 
 def set_system(session: Session, text: str) -> None:
     """Set, show or remove the system message."""
     if text:
         session.system = "" if text.lower() == "none" else text
-    print(_dim(f"system message: {session.system or 'none'}"))
+    print(dim(f"system message: {session.system or 'none'}"))
 
 
 def clear(session: Session) -> None:
     """Forget the turns; the system message stays."""
     session.turns = ()
-    print(_dim("forgotten"))
+    print(dim("forgotten"))
 
 
 def save(session: Session, name: str) -> None:
@@ -236,7 +241,7 @@ def save(session: Session, name: str) -> None:
         atomic_write(path, text)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    print(_dim(f"saved {len(session.messages)} messages to {path}"))
+    print(dim(f"saved {len(session.messages)} messages to {path}"))
 
 
 def _unseen(session: Session, name: str) -> "tuple[Family, Problem]":
@@ -273,16 +278,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _styled(text: str, code: str) -> str:
-    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    return text if plain else f"\x1b[{code}m{text}\x1b[0m"
-
-
-def _bold(text: str) -> str:
-    return _styled(text, "1")
-
-
-def _dim(text: str) -> str:
-    return _styled(text, "2")

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import os
 import re
-import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phi4.cli.terminal import styled
 from phi4.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def transcript(template: "Template") -> str:
     from phi4.text.templates import Control
 
     return "".join(
-        _styled(f"[{part.token}]", "36") if isinstance(part, Control) else part.text.replace("\n", "\\n")
+        styled(f"[{part.token}]", "36") if isinstance(part, Control) else part.text.replace("\n", "\\n")
         for part in template.parts(example(template), True)
     )
 
@@ -160,7 +159,7 @@ def _ids(tokenizer: "Tokenizer") -> str:
     for id in render(Conversation(example(tokenizer.template)), tokenizer, generation=True).ids:
         text = tokenizer.decode([id])
         word = (
-            f"{id}{_styled(f'[{text}]', '36')}"
+            f"{id}{styled(f'[{text}]', '36')}"
             if id in control
             else f"{id}{json.dumps(text, ensure_ascii=False)}"
         )
@@ -303,8 +302,3 @@ def _plain(shown: Shown) -> dict[str, object]:
         "template": template.name if template else "",
         "example": written(template, example(template), True) if template else "",
     }
-
-
-def _styled(text: str, code: str) -> str:
-    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    return text if plain else f"\x1b[{code}m{text}\x1b[0m"

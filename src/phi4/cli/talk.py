@@ -1,22 +1,26 @@
 """What `chat` and `ask` share: sampling options, fitting a conversation, streaming an answer as text."""
 
 import argparse
-import codecs
 import time
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from phi4.errors import UsageError
 
 if TYPE_CHECKING:
     from phi4.cli.models import LoadedModel
     from phi4.text.chat import Conversation
-    from phi4.text.tokenizer import Tokenizer
+    from phi4.text.generation import Finish
 
 DEFAULT_MAX_TOKENS = 512
+_ENDINGS = {
+    "stop": "",
+    "length": ", cut at the token limit",
+    "repetition": ", cut because it only repeated itself",
+    "deadline": ", out of time",
+    "abort": ", stopped",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,21 @@ class Answer:
     tokens: int
     seconds: float
     first_seconds: float
-    finish: Literal["stop", "length", "interrupted"]
+    finish: "Finish"
+
+    @property
+    def thought(self) -> str:
+        """What a reasoning model wrote before its solution; empty for others."""
+        from phi4.text.reasoning import split_reasoning
+
+        return split_reasoning(self.text)[0]
+
+    @property
+    def solution(self) -> str:
+        """The answer without the thought."""
+        from phi4.text.reasoning import split_reasoning
+
+        return split_reasoning(self.text)[1]
 
     @property
     def tokens_per_second(self) -> float:
@@ -47,7 +65,7 @@ class Answer:
     @property
     def summary(self) -> str:
         """`43 tokens in 0.4 s, 108 tok/s`, with a word when the answer did not end by itself."""
-        ending = {"stop": "", "length": ", cut at the token limit", "interrupted": ", stopped"}[self.finish]
+        ending = _ENDINGS[self.finish]
         tokens = f"{self.tokens} token{'' if self.tokens == 1 else 's'}"
         return f"{tokens} in {self.seconds:.1f} s, {self.tokens_per_second:.0f} tok/s{ending}"
 
@@ -119,12 +137,14 @@ def answer(
     settings: Settings,
     show: Callable[[str], None] = lambda text: None,
     stopped: Callable[[], bool] = lambda: False,
+    think: Callable[[str], None] = lambda text: None,
 ) -> Answer:
-    """Generate an answer to prompt `ids`, handing every piece of text to `show` as it comes.
+    """Generate an answer to prompt `ids`, handing its text to `show` as it comes, and a thought before it to `think`.
 
     `stopped` is asked after each token; once true, the engine's stream is closed and what is there is kept.
     """
     from phi4.text.generation import Request, SamplingParams
+    from phi4.text.reasoning import ReasoningStream
 
     limit = min(settings.max_tokens, model.context - len(ids))
     params = SamplingParams(
@@ -132,55 +152,37 @@ def answer(
         temperature=settings.temperature,
         top_p=settings.top_p,
         seed=settings.seed,
-        stop_ids=model.tokenizer.stop_ids,
+        stop_loops=True,
     )
     begun = time.perf_counter()
-    arrivals: list[float] = []
+    first = 0.0
+    count = 0
+    pieces, reasoning = [], ReasoningStream()
     interrupted = False
 
-    def tokens() -> Iterator[int]:
-        nonlocal interrupted
-        # The engine's streams are generators: closing one frees its place in the batch at once.
-        with closing(model.engine.stream(Request(tuple(ids), params))) as stream:  # type: ignore[type-var]
-            for token in stream:
-                if token in model.tokenizer.stop_ids:
-                    return
-                arrivals.append(time.perf_counter())
-                yield token
-                if stopped():
-                    interrupted = True
-                    return
+    def hand_on(thought: str, solution: str) -> None:
+        if thought:
+            think(thought)
+        if solution:
+            show(solution)
 
-    pieces = []
-    for piece in decode(tokens(), model.tokenizer):
-        pieces.append(piece)
-        show(piece)
+    with model.engine.stream(Request(tuple(ids), params)) as stream:
+        for delta in stream:
+            first = first or time.perf_counter()
+            count += len(delta.tokens)
+            if delta.text:
+                pieces.append(delta.text)
+                hand_on(*reasoning.feed(delta.text))
+            if stopped():
+                interrupted = True
+                break
+    hand_on(*reasoning.close())
     seconds = time.perf_counter() - begun
-    ending: Literal["stop", "length"] = "length" if len(arrivals) >= limit else "stop"
+    ending: Finish = stream.completions[0].finish if stream.completions else "abort"
     return Answer(
         text="".join(pieces),
-        tokens=len(arrivals),
+        tokens=count,
         seconds=seconds,
-        first_seconds=arrivals[0] - begun if arrivals else seconds,
-        finish="interrupted" if interrupted else ending,
-    )
-
-
-def decode(ids: Iterable[int], tokenizer: "Tokenizer") -> Iterator[str]:
-    """Text as it becomes whole: a character spread over several tokens comes when its last byte does."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for id in ids:
-        if text := decoder.decode(tokenizer.token_bytes(id)):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
-
-
-def printable(text: str) -> str:
-    """Text that is safe on a terminal: what a model writes must not move cursors or set titles."""
-    return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf")
-        else "\N{REPLACEMENT CHARACTER}"
-        for character in text
+        first_seconds=first - begun if first else seconds,
+        finish="abort" if interrupted else ending,
     )

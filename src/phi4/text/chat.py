@@ -3,6 +3,18 @@
 SFT, DPO, evaluation, chat and server all call `render`, so what a model was trained on is what it is asked with.
 The tokenizer's template says what stands around the messages (text/templates.py). Nothing derives a mask from text,
 and nothing decodes to re-encode.
+
+Contents are encoded exactly as they are, apart from the template and without any added token. That differs from
+transformers' `apply_chat_template(tokenize=True)`, which writes one string and tokenizes it, in two ways:
+
+- There, a content that spells an added token (`<|im_end|>`, or `<|tool_call|>`, which is not even special) becomes it.
+- Where a tokenizer's files give control tokens the flags `lstrip` and `rstrip`, it swallows white space of the text
+  beside them: both ends of a content in derivatives of phi-4, which flag every control token, and its beginning in
+  phi-4-mini, which flags `<|system|>`, `<|user|>`, `<|assistant|>` and `<|end|>` with `rstrip`.
+
+We follow neither: the reports describe a turn as control tokens around the content, a flag of the loading library is
+no part of that, and white space can carry meaning (code, a table). Contents without white space at their ends, which
+is nearly all of them, give the same ids in both; `content.strip()` gives transformers' ids for the others.
 """
 
 from dataclasses import dataclass
@@ -11,9 +23,7 @@ from phi4.errors import DataError
 from phi4.text.templates import Control, Message, Role, Text
 from phi4.text.tokenizer import Tokenizer
 
-__all__ = ["Conversation", "Message", "Rendered", "Role", "render", "split_reasoning"]
-
-_END_OF_THOUGHT = "</think>"
+__all__ = ["Conversation", "Message", "Rendered", "Role", "render"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +79,3 @@ def render(conversation: Conversation, tokenizer: Tokenizer, *, generation: bool
             pending.append(part)
     flush()
     return Rendered(ids, mask)
-
-
-def split_reasoning(text: str) -> tuple[str, str]:
-    """A reasoning model's answer as (thought, solution), cut behind the last end-of-thinking mark.
-
-    Without a mark all of it is the solution.
-    """
-    thought, mark, solution = text.rpartition(_END_OF_THOUGHT)
-    if not mark:
-        return "", text
-    return thought.replace("<think>", "", 1).strip(), solution.strip()
