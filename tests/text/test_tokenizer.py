@@ -21,6 +21,15 @@ def test_characters_of_several_bytes_are_counted_once() -> None:
     assert tokenizer.decode(id for id, one in zip(ids, learn, strict=True) if one) == "5"
 
 
+def test_what_is_no_text_is_a_question_mark() -> None:
+    """Lone surrogates come from broken arguments and from JSON; the library would raise a TypeError."""
+    tokenizer = train_tokenizer(["plain text"], 300)
+    wanted = tokenizer.encode("é?b")
+    assert tokenizer.encode("é\udcffb") == wanted
+    assert tokenizer.encode_batch(["é\ud800b"]) == [wanted]
+    assert tokenizer.encode_from(["é\ud800b"], [1]) == tokenizer.encode_from(["é?b"], [1])
+
+
 def test_training_twice_gives_the_same_vocabulary() -> None:
     texts = [f"{word} {number} {word[::-1]}" for number, word in enumerate(["apple", "pear", "plum"] * 50)]
     assert train_tokenizer(texts, 330).fingerprint == train_tokenizer(texts, 330).fingerprint

@@ -159,16 +159,17 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Content ids. Control tokens are impossible here, also when the text spells one."""
-        ids: list[int] = self._content.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._content.encode(_unicode(text), add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, on all cores."""
-        return [e.ids for e in self._content.encode_batch(list(texts), add_special_tokens=False)]
+        whole = list(map(_unicode, texts))
+        return [e.ids for e in self._content.encode_batch(whole, add_special_tokens=False)]
 
     def encode_from(self, texts: Sequence[str], starts: Sequence[int]) -> list[tuple[list[int], list[int]]]:
         """`encode_batch`, and for each id 1 where it ends behind character `start` of its text, else 0."""
-        found = self._content.encode_batch(list(texts), add_special_tokens=False)
+        found = self._content.encode_batch(list(map(_unicode, texts)), add_special_tokens=False)
         return [
             (e.ids, [int(end > start) for _, end in e.offsets])
             for e, start in zip(found, starts, strict=True)
@@ -261,6 +262,11 @@ def _byte_alphabet() -> dict[str, int]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+def _unicode(text: str) -> str:
+    """Lone surrogates, which broken arguments and JSON bring, are no text: a question mark for each."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _checked(spec: str) -> dict[str, Any]:
