@@ -50,3 +50,7 @@ class ModelError(Phi4Error):
 
 class LedgerError(Phi4Error):
     """A record disappeared or appeared from nowhere: the accounting does not balance."""
+
+
+class BusyError(Phi4Error):
+    """More is asked for than can be taken in now; it may be asked again."""

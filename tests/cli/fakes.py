@@ -35,7 +35,10 @@ class FakeEngine:
         self.requests.append(request)
         prompt = self.tokenizer.decode(request.ids)
         last = prompt.rsplit("<|im_start|>user<|im_sep|>", 1)[1].split("<|im_end|>", 1)[0]
-        return FakeStream(self, self.tokenizer.encode(f"echo {last.upper()}"), request.params.max_tokens)
+        answer = f"echo {last.upper()}"
+        if last.startswith("think "):
+            answer = f"<think>\nhm, {last[6:]}</think>{THOUGHT}</think>\n\n{answer}"
+        return FakeStream(self, self.tokenizer.encode(answer), request.params.max_tokens)
 
 
 class FakeStream:

@@ -4,12 +4,12 @@ import random
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from phi4.engine import engine as engine_module
 from phi4.engine.engine import Engine
 from phi4.errors import ModelError
 from phi4.model.transformer import Transformer
@@ -25,8 +25,8 @@ def model() -> Transformer:
     return network(VOCAB, CONTEXT, tied=False)
 
 
-def engine(slots: int = 256, context: int = 0) -> Engine:
-    return Engine(model(), tokenizer(), slots=slots, context=context)
+def engine(slots: int = 256, context: int = 0, **options: Any) -> Engine:
+    return Engine(model(), tokenizer(), slots=slots, context=context, **options)
 
 
 def prompts(count: int, longest: int = 30, seed: int = 0) -> list[tuple[int, ...]]:
@@ -93,17 +93,14 @@ def test_a_stop_token_ends_a_sequence_and_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("slots", [2, 5, 256])
-@pytest.mark.parametrize("prefill_tokens", [8, 64, 8192])
-def test_the_batch_around_a_request_changes_nothing(
-    slots: int, prefill_tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("step_tokens", [3, 8, 64, 8192])
+def test_the_batch_around_a_request_changes_nothing(slots: int, step_tokens: int) -> None:
     requests = mixed(17)
     alone = [engine().generate([request]) for request in requests]
-    monkeypatch.setattr(engine_module, "_PREFILL_TOKENS", prefill_tokens)
     order = list(range(17))
     for shuffle in range(3):
         random.Random(shuffle).shuffle(order)
-        together = engine(slots).generate([requests[i] for i in order])
+        together = engine(slots, step_tokens=step_tokens).generate([requests[i] for i in order])
         assert [(c.request, c.sample) for c in together] == sorted((c.request, c.sample) for c in together)
         for place, i in enumerate(order):
             assert same([c for c in together if c.request == place], alone[i])
@@ -204,7 +201,12 @@ def test_the_context_bounds_prompt_and_completion() -> None:
 def test_streaming_gives_the_same_tokens() -> None:
     for request in mixed(6):
         single = Request(request.ids, replace(request.params, n=1))
-        assert tuple(engine().stream(single)) == engine().generate([single])[0].ids
+        stream = engine().stream(single)
+        deltas = list(stream)
+        (whole,) = engine().generate([single])
+        assert tuple(token.id for delta in deltas for token in delta.tokens) == whole.ids
+        assert "".join(delta.text for delta in deltas) == tokenizer().decode(whole.ids)
+        assert [replace(c, request=0) for c in stream.completions] == [whole]
 
 
 def test_rows_without_a_token_are_never_sampled() -> None:

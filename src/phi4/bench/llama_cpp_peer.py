@@ -1,6 +1,6 @@
 """llama.cpp as a peer for speed: run as a program by an interpreter that has llama-cpp-python, it answers JSON lines.
 
-It imports nothing of phi4, since the peer lives in an environment of its own, built for this CPU. Questions, one per line:
+It imports nothing of phi4, since the peer lives in an environment of its own, built for this CPU. Questions:
 {"do": "info"}, {"do": "load", "path", "context", "sequences", "threads"}, {"do": "prefill", "tokens", "start"},
 {"do": "decode", "batch", "steps", "depth"}, {"do": "first_token", "tokens"}, {"do": "memory"}, {"do": "logits", "ids"}.
 """
@@ -107,7 +107,7 @@ class Peer:
         return {"path": path, "columns": self.vocabulary}
 
     def _token(self, number: int) -> int:
-        return (number * 7919 + 11) % min(self.vocabulary, 50_000)
+        return int((number * 7919 + 11) % min(self.vocabulary, 50_000))
 
     def _clear(self) -> None:
         self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
@@ -133,21 +133,25 @@ class Peer:
             self.library.llama_batch_free(batch)
 
 
-def main() -> None:
-    """Answer questions until the input ends."""
-    # llama.cpp writes to standard output too: answers go through a copy of it.
+def serve(peer: Any) -> None:
+    """Answer questions on standard input, one JSON line each, until it ends."""
+    # Libraries write to standard output too: answers go through a copy of it.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    from llama_cpp import llama_cpp
-
-    peer = Peer(llama_cpp)
     for line in sys.stdin:
         question = json.loads(line)
         try:
             answer = getattr(peer, question.pop("do"))(**question)
         except Exception as error:
-            answer = {"error": str(error)}
+            answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def main() -> None:
+    """Serve llama.cpp."""
+    from llama_cpp import llama_cpp
+
+    serve(Peer(llama_cpp))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Random checkpoints of the published shapes, written shard by shard: for speed and memory, where weights do not matter.
+"""Random checkpoints of the published shapes, in shards: for speed and memory, where weights do not matter.
 
 One layer is drawn and written under every layer's name, so that a 14B model takes as long to write as the disk needs.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from phi4.weights.checkpoint import INDEX
 from phi4.weights.gguf_read import ROPE_FACTORS, gguf_name
 from phi4.weights.gguf_write import add_metadata, shape_metadata
 from phi4.weights.layout import pieces
+from phi4.weights.rounding import nearest
 
 _LAYERS_PER_SHARD = 4
 
@@ -46,14 +48,16 @@ def random_tensors(config: ModelConfig, seed: int = 0) -> tuple[dict[str, Tensor
 
 
 def write_checkpoint(folder: Path, config: ModelConfig) -> None:
-    """A Hugging Face folder without a tokenizer: config.json, shards and their index."""
+    """A Hugging Face folder of the shape, plain (bf16) or quantised as the configuration says."""
     folder.mkdir(parents=True, exist_ok=True)
-    outside, layer = random_tensors(config)
+    outside, layer = random_tensors(replace(config, quantization=None))
+    if config.quantization is not None:
+        layer = _quantized(layer, config)
     groups = [outside]
     for first in range(0, config.num_hidden_layers, _LAYERS_PER_SHARD):
         numbers = range(first, min(first + _LAYERS_PER_SHARD, config.num_hidden_layers))
         groups.append({name.replace("{n}", str(n)): value for n in numbers for name, value in layer.items()})
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, tensors in enumerate(groups):
         file = f"model-{number + 1:05}-of-{len(groups):05}.safetensors"
         # safetensors refuses tensors that share memory, as the repeated layers do.
@@ -62,6 +66,23 @@ def write_checkpoint(folder: Path, config: ModelConfig) -> None:
     atomic_write(folder / INDEX, json.dumps({"metadata": {}, "weight_map": weight_map}))
     raw = to_hf(config, bos_id=0, eos_id=0, pad_id=0, dtype="bfloat16")
     atomic_write(folder / "config.json", json.dumps(raw, indent=2) + "\n")
+
+
+def _quantized(layer: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The matrices of one layer rounded, under the names a quantised checkpoint has."""
+    assert config.quantization is not None
+    found = {}
+    for name, value in layer.items():
+        if value.ndim == 1:
+            found[name] = value
+            continue
+        packed, scales = nearest(value, config.quantization, torch.bfloat16)
+        found |= {
+            f"{name}_packed": packed,
+            f"{name}_scale": scales,
+            f"{name}_shape": torch.tensor(value.shape),
+        }
+    return found
 
 
 def write_q4_0(path: Path, config: ModelConfig) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from phi4.errors import ModelError, Phi4Error, UsageError
 from phi4.run.files import atomic_write
@@ -25,13 +25,24 @@ if TYPE_CHECKING:
 
     from phi4.model.config import ModelConfig
     from phi4.model.transformer import Transformer
-    from phi4.text.generation import Request, Sampler
+    from phi4.text.generation import Completion, Delta, Request, Sampler
     from phi4.text.tokenizer import Tokenizer
 
-    class StreamingSampler(Sampler, Protocol):
-        """A sampler that can also hand out one answer token by token; closing the iterator aborts it."""
+    class AnswerStream(Protocol):
+        """The pieces of one answer as they are made; leaving the context early aborts it."""
 
-        def stream(self, request: Request) -> Iterator[int]: ...
+        completions: list[Completion]
+
+        def __iter__(self) -> Iterator[Delta]: ...
+
+        def __enter__(self) -> Self: ...
+
+        def __exit__(self, *_: object) -> None: ...
+
+    class StreamingSampler(Sampler, Protocol):
+        """A sampler that can also hand out one answer as it is made."""
+
+        def stream(self, request: Request) -> AnswerStream: ...
 
 
 _SMALL = 50_000_000  # parameters up to which a model is computed as it is stored

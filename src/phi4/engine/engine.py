@@ -1,48 +1,50 @@
-"""The one engine: everything that samples (chat, evaluation, rollouts) samples here.
+"""The one engine: everything that samples (chat, server, evaluation, rollouts) samples here.
 
-Requests become sequences; sequences wait, read their prompt in batches (prefill), then write one token each
-per step, all together (decode). The samples of one request share the reading of its prompt. A finished
-sequence leaves at once and a waiting one takes its place, so the batch stays full.
-
-Legend: N active sequences, B prompts read together, T prompt length, V vocabulary.
+`submit` hands a request to one thread that owns the network: it plans a step, runs it, chooses tokens, and delivers
+what came of it. `generate` (lists), `stream` (iterator) and `astream` (asyncio) stand on top of it.
 """
 
 import copy
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import itertools
+import threading
+from collections.abc import Sequence as Items
+from contextlib import suppress
+from queue import SimpleQueue
 
-import numpy as np
 import torch
 
+from phi4.engine.blocks import BlockPool
+from phi4.engine.draft import PromptLookup
+from phi4.engine.kernels import BLOCK, Kernels, PagedKV, select
 from phi4.engine.kv_cache import KVCache
-from phi4.engine.sampling import choose, uniforms
-from phi4.errors import ModelError
-from phi4.model.rope import Rope
+from phi4.engine.loops import LoopDetector
+from phi4.engine.memory import available_bytes
+from phi4.engine.runner import Runner
+from phi4.engine.sampling import Row, check_params, sample
+from phi4.engine.scheduler import Scheduler, Work, blocks_for
+from phi4.engine.sequence import Deliver, Event, Sequence
+from phi4.engine.streams import AsyncStream, Stream
+from phi4.errors import BusyError, ModelError
+from phi4.model.config import ModelConfig
+from phi4.model.cost import parameters
 from phi4.model.transformer import Transformer
-from phi4.text.generation import Completion, Finish, Request, SamplingParams
+from phi4.text.detokenize import TextStream
+from phi4.text.generation import Completion, Delta, Finish, Request, Token
 from phi4.text.tokenizer import Tokenizer
 
-_PREFILL_TOKENS = 8192  # prompt tokens read in one forward pass
-
-
-@dataclass(slots=True)
-class _Sequence:
-    request: int
-    sample: int
-    params: SamplingParams
-    stops: frozenset[int]
-    length: int  # tokens in the cache
-    limit: int  # new tokens at most
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+_SMALL = 50_000_000  # parameters up to which a step is cheap and the cache small
+_SMALL_STEP, _LARGE_STEP = 8192, 512  # prompt tokens read in one step
 
 
 class Engine:
     """A model ready to complete prompts, up to `slots` of them at a time.
 
-    `context` bounds prompt plus completion. By default it is all the model has; with LongRoPE it is the original
-    context, because one engine uses one factor set and a longer context would change short prompts.
+    `context` bounds prompt plus completion; by default it is all the model has and the cache has room for.
+    `cache_bytes` is what keys and values may take (default: what `slots` full contexts need, at most a quarter of the
+    free memory). `queue` bounds the requests that wait (0: no bound). `speculate` drafts from the text itself where
+    that pays. `kernels` and `head_bits` choose the arithmetic: see engine/kernels.
+
+    The model is changed in place when its layers are quantised: they are repacked for the kernels.
     """
 
     def __init__(
@@ -52,198 +54,308 @@ class Engine:
         dtype: torch.dtype | None = None,
         slots: int = 256,
         context: int = 0,
+        *,
+        cache_dtype: torch.dtype | None = None,
+        cache_bytes: int = 0,
+        queue: int = 0,
+        speculate: bool = False,
+        kernels: Kernels | None = None,
+        head_bits: int = 0,
+        step_tokens: int = 0,
     ) -> None:
         config = model.config
-        self.device = model.embed_tokens.weight.device
-        self.dtype = dtype or model.embed_tokens.weight.dtype
-        limit = config.original_context if config.long_rope else config.max_position_embeddings
-        self.context = min(context or limit, config.max_position_embeddings)
-        self.slots = slots
-        same = model.embed_tokens.weight.dtype == self.dtype
-        self.model = (model if same else copy.deepcopy(model).to(self.dtype)).eval()
+        small = parameters(config) < _SMALL
         self.tokenizer = tokenizer
-        self.unused = torch.tensor(tokenizer.unused(config.vocab_size), dtype=torch.long, device=self.device)
-        self.rope = Rope(config, self.context, self.device)
-        # On CPUs PyTorch's attention over one query is twice as fast on float32 keys as on bf16 ones, although
-        # they are twice the bytes.
-        bf16_on_cpu = self.device.type == "cpu" and self.dtype == torch.bfloat16
-        self.cache_dtype = torch.float32 if bf16_on_cpu else self.dtype
+        self.device = model.embed_tokens.weight.device
+        stored = model.embed_tokens.weight.dtype
+        if config.quantization is None:
+            dtype = dtype or stored
+            model = model if stored == dtype else copy.deepcopy(model).to(dtype)
+        self.kernels = kernels or select(self.device, dtype)
+        head = self.kernels.prepare(model.eval(), head_bits)
+        self.cache_dtype = cache_dtype or _cache_dtype(self.kernels.dtype, small)
+        self.context = min(context or config.max_position_embeddings, config.max_position_embeddings)
+        blocks = self._blocks(config, slots, cache_bytes)
+        self.context = min(self.context, blocks * BLOCK)
+        self.slots = slots
+        self.step_tokens = step_tokens or (_SMALL_STEP if small else _LARGE_STEP)
+        self._pool = BlockPool(blocks)
+        short = config.original_context if config.long_rope else None
+        self._scheduler = Scheduler(self._pool, slots, self.context, short)
+        cache = KVCache(config, blocks, self.cache_dtype, self.device, self.kernels)
+        self._runner = Runner(model, head, cache, self.kernels)
+        self._unused = torch.tensor(tokenizer.unused(config.vocab_size), dtype=torch.long, device=self.device)
+        self._vocab_size = config.vocab_size
+        self._speculate, self._queue = speculate, queue
+        self._lock = threading.Lock()
+        self._inbox: list[Sequence] = []
+        self._aborted: set[object] = set()
+        self._deadlines = False  # has any request ever had one?
+        self._thread: threading.Thread | None = None
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def generate(self, requests: Items[Request]) -> list[Completion]:
         """Complete every request; ordered by (request, sample).
 
-        Raises ModelError for a prompt that leaves no room in the context.
+        Raises ModelError for a prompt that leaves no room in the context, or parameters that make no sense.
         """
-        if not requests:
-            return []
-        run = _Run(self, requests, min(self.slots, sum(request.params.n for request in requests)))
-        while run.busy:
-            run.step()
-        return sorted(run.completions, key=lambda c: (c.request, c.sample))
+        results: SimpleQueue[Event] = SimpleQueue()
+        batches = [self._sequences(request, i, results.put, False) for i, request in enumerate(requests)]
+        tickets = [batch[0].ticket for batch in batches]
+        # Long prompts first: prompts read side by side are padded less, and the tail of the run is short.
+        self._hand_in(sorted(itertools.chain(*batches), key=lambda sequence: -sequence.prompt))
+        completions: list[Completion] = []
+        try:
+            for _ in range(sum(request.params.n for request in requests)):
+                event = results.get()
+                if isinstance(event, BaseException):
+                    raise event
+                assert isinstance(event, Completion)
+                completions.append(event)
+        except BaseException:
+            for ticket in tickets:
+                self.abort(ticket)
+            raise
+        return sorted(completions, key=lambda c: (c.request, c.sample))
 
-    def stream(self, request: Request) -> Iterator[int]:
-        """The tokens of one completion as they are made, without the stop token. Closing it ends the work."""
-        run = _Run(self, [request], slots=1)
-        sent = 0
-        while run.busy:
-            run.step()
-            written = run.completions[0].ids if run.completions else run.active[0].ids
-            yield from written[sent:]
-            sent = len(written)
+    def stream(self, request: Request) -> Stream:
+        """The answer as it is made. Raises as `submit` does, before any token."""
+        return Stream(lambda deliver: self.submit(request, deliver), self.abort, request.params.n)
 
+    def astream(self, request: Request) -> AsyncStream:
+        """The same for a coroutine."""
+        return AsyncStream(lambda deliver: self.submit(request, deliver), self.abort, request.params.n)
 
-class _Run:
-    """The state of one `generate` call: who waits, who writes, who is done."""
+    def submit(self, request: Request, deliver: Deliver) -> object:
+        """Hand in one request; returns a ticket for `abort`.
 
-    def __init__(self, engine: Engine, requests: Sequence[Request], slots: int) -> None:
-        self.engine = engine
-        self.completions: list[Completion] = []
-        self._requests = requests
-        self.active: list[_Sequence] = []
-        self._slots = slots
-        longest = 0
-        for number, request in enumerate(requests):
-            if not 0 < len(request.ids) < engine.context:
-                raise ModelError(
-                    f"request {number} has {len(request.ids)} tokens; the context is {engine.context}",
-                    "shorten the prompt or the conversation",
-                )
-            if request.params.max_tokens < 1 or request.params.n < 1:
-                raise ModelError(f"request {number} asks for nothing: max_tokens and n must be at least 1")
-            longest = max(longest, len(request.ids) + request.params.max_tokens)
-        # Long prompts first: the padding of a prefill batch stays small and the tail of the run short.
-        order = sorted(range(len(requests)), key=lambda i: -len(requests[i].ids))
-        self._waiting = deque(
-            (i, requests[i].params.first_sample + k) for i in order for k in range(requests[i].params.n)
-        )
-        self._cache = KVCache(
-            engine.model.config, slots, min(longest, engine.context), engine.cache_dtype, engine.device
-        )
+        `deliver` is called in the engine's thread with every Delta, then one Completion per sample, or an exception.
+        Raises ModelError for a request that cannot be served, BusyError when the queue is full.
+        """
+        sequences = self._sequences(request, 0, deliver, True)
+        if self._queue and len(self._inbox) + len(self._scheduler.waiting) >= self._queue:
+            raise BusyError(f"{self._queue} requests are waiting already", "try again in a moment")
+        self._hand_in(sequences)
+        return sequences[0].ticket
 
-    @property
-    def busy(self) -> bool:
-        """Is any sequence waiting or writing?"""
-        return bool(self._waiting or self.active)
+    def abort(self, ticket: object) -> None:
+        """Give up a request: its samples end with "abort" and their blocks are free before the next step."""
+        with self._lock:
+            if self._thread is not None:
+                self._aborted.add(ticket)
 
-    @torch.inference_mode()
-    def step(self) -> None:
-        """Admit what fits once a quarter of the slots is free, then write one token per active sequence."""
-        free = self._slots - len(self.active)
-        if self._waiting and (not self.active or free >= max(1, self._slots // 4)):
-            self._prefill(free)
-        elif self.active:
-            self._decode()
+    def statistics(self) -> dict[str, int]:
+        """Sequences that run and wait, blocks in use and in all."""
+        return {
+            "running": len(self._scheduler.running),
+            "waiting": len(self._scheduler.waiting) + len(self._inbox),
+            "blocks_used": self._pool.used,
+            "blocks": self._pool.count,
+        }
 
-    def _prefill(self, free: int) -> None:
-        engine, first = self.engine, len(self.active)
-        admitted: list[_Sequence] = []
-        prompts: list[tuple[int, int]] = []  # (request, position of its first sequence among the admitted)
-        width = 0
-        while self._waiting and len(admitted) < free:
-            number, sample = self._waiting[0]
-            request = self._requests[number]
-            if not prompts or prompts[-1][0] != number:
-                width = max(width, len(request.ids))
-                if prompts and width * (len(prompts) + 1) > _PREFILL_TOKENS:
-                    break
-                prompts.append((number, len(admitted)))
-            self._waiting.popleft()
-            length = len(request.ids)
-            admitted.append(
-                _Sequence(
-                    number,
-                    sample,
-                    request.params,
-                    frozenset(request.params.stop_ids or engine.tokenizer.stop_ids),
-                    length,
-                    min(request.params.max_tokens, engine.context - length),
-                )
+    def forget(self) -> None:
+        """Empty the prefix cache of an idle engine."""
+        self._pool.forget()
+
+    def _blocks(self, config: ModelConfig, slots: int, cache_bytes: int) -> int:
+        """Blocks of the cache. Raises ModelError when not even one fits."""
+        position = PagedKV.position_bytes(config.num_key_value_heads, config.head_dim, self.cache_dtype)
+        block = BLOCK * config.num_hidden_layers * position
+        most = (cache_bytes or available_bytes(self.device) // 4) // block
+        if most < 1:
+            raise ModelError("there is no memory for the keys and values of a single block of tokens")
+        return min(slots * blocks_for(self.context), most)
+
+    def _sequences(self, request: Request, number: int, deliver: Deliver, streaming: bool) -> list[Sequence]:
+        """The samples of a checked request; all but the first follow it."""
+        params, length = request.params, len(request.ids)
+        if not 0 < length < self.context:
+            raise ModelError(
+                f"request {number} has {length} tokens; the context is {self.context}",
+                "shorten the prompt or the conversation",
             )
-        lengths = [len(self._requests[number].ids) for number, _ in prompts]
-        ids_BT = torch.zeros((len(prompts), max(lengths)), dtype=torch.long)
-        for row, (number, _) in enumerate(prompts):
-            ids_BT[row, : lengths[row]] = torch.tensor(self._requests[number].ids)
-        ids_BT = ids_BT.to(engine.device)
-        positions_BT = torch.arange(ids_BT.shape[1], device=engine.device)[None].expand_as(ids_BT)
-        # Prompts fill the slots right behind the active ones; causal masking makes the right padding harmless.
-        h_BTD = engine.model(ids_BT, positions_BT, self._cache.prefill(first), engine.rope)
-        last = torch.tensor(lengths, device=engine.device) - 1
-        logits_BV = engine.model.head(h_BTD[torch.arange(len(prompts), device=engine.device), last])
-        # Spread each prompt's cache to the slots of its samples, last prompt first so that none is overwritten.
-        counts = [
-            end - start
-            for (_, start), (_, end) in zip(prompts, [*prompts[1:], (0, len(admitted))], strict=True)
-        ]
-        for row in reversed(range(len(prompts))):
-            start = prompts[row][1]
-            self._cache.copy(first + row, first + start, lengths[row], counts[row])
-        owner = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(engine.device)
-        self.active += admitted
-        self._extend(admitted, logits_BV[owner])
+        if min(request.ids) < 0 or max(request.ids) >= self._vocab_size:
+            raise ModelError(f"request {number} has ids outside the vocabulary of {self._vocab_size}")
+        check_params(params, self._vocab_size)
+        grammar = None
+        if params.grammar is not None:
+            from phi4.engine.grammar import (
+                compile_grammar,
+            )  # needs llguidance, which machines that train lack
 
-    def _decode(self) -> None:
-        engine = self.engine
-        lengths = [sequence.length for sequence in self.active]
-        lengths_N = torch.tensor(lengths, device=engine.device)
-        ids_N1 = torch.tensor([[sequence.ids[-1]] for sequence in self.active], device=engine.device)
-        attend = self._cache.decode(lengths_N, max(lengths))
-        h_N1D = engine.model(ids_N1, lengths_N[:, None], attend, engine.rope)
-        for sequence in self.active:
-            sequence.length += 1
-        self._extend(self.active, engine.model.head(h_N1D[:, 0]))
+            grammar = compile_grammar(params.grammar, self.tokenizer, self._vocab_size)
+        ticket = object()
+        found = []
+        for number_of in range(params.first_sample, params.first_sample + params.n):
+            sequence = Sequence(
+                number,
+                request,
+                number_of,
+                frozenset(params.stop_ids or self.tokenizer.stop_ids),
+                min(params.max_tokens, self.context - length),
+                deliver,
+                streaming,
+                ticket,
+                ids=list(request.ids),
+            )
+            if streaming or params.stop:
+                sequence.text = TextStream(self.tokenizer, params.stop)
+            if grammar is not None:
+                sequence.matcher = grammar.matcher()
+            elif self._speculate:
+                sequence.lookup = PromptLookup(request.ids)
+            if params.stop_loops:
+                sequence.loops = LoopDetector()
+            found.append(sequence)
+        found[0].followers = found[1:]
+        return found
 
-    def _extend(self, sequences: list[_Sequence], logits_NV: torch.Tensor) -> None:
-        """Choose the next token of each sequence, and let those that end go."""
-        if len(self.engine.unused):
-            logits_NV = logits_NV.index_fill(1, self.engine.unused, float("-inf"))
-        uniform_N = uniforms(
-            np.array([s.params.seed for s in sequences], dtype=np.uint64),
-            np.array([s.sample for s in sequences], dtype=np.uint64),
-            np.array([len(s.ids) for s in sequences], dtype=np.uint64),
-        )
-        device = logits_NV.device
-        token_N, logprob_N = choose(
-            logits_NV,
-            torch.tensor([s.params.temperature for s in sequences], device=device),
-            torch.tensor([s.params.top_p for s in sequences], device=device),
-            uniform_N.to(device),
-        )
-        ended = False
-        for sequence, token, logprob in zip(sequences, token_N.tolist(), logprob_N.tolist(), strict=True):
-            if token in sequence.stops:
-                self._finish(sequence, "stop", token)
-                ended = True
+    def _hand_in(self, sequences: Items[Sequence]) -> None:
+        if not sequences:
+            return
+        with self._lock:
+            self._deadlines |= any(sequence.request.params.deadline for sequence in sequences)
+            followers = {id(f) for sequence in sequences for f in sequence.followers}
+            self._inbox += [sequence for sequence in sequences if id(sequence) not in followers]
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="phi4-engine", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        """The loop. The thread ends when nothing is left to do; the next request starts another."""
+        while True:
+            with self._lock:
+                self._scheduler.waiting.extend(self._inbox)
+                self._inbox.clear()
+                aborted, self._aborted = self._aborted, set()
+                if not self._scheduler.busy:
+                    self._thread = None
+                    return
+            if aborted:
+                self._end([s for s in self._everyone() if s.ticket in aborted], "abort")
+            if self._deadlines:
+                self._end([s for s in self._everyone() if s.overdue], "deadline")
+            if self._scheduler.busy:
+                try:
+                    self._step(self._scheduler.plan(self.step_tokens))
+                except Exception as error:  # a mistake of ours: nobody is left waiting for an answer
+                    for sequence in self._everyone():
+                        self._fail(sequence, error)
+
+    def _everyone(self) -> list[Sequence]:
+        known = [*self._scheduler.running, *self._scheduler.waiting]
+        return [*known, *(f for sequence in known for f in sequence.followers)]
+
+    def _step(self, works: list[Work]) -> None:
+        """Run planned work. When it fails, each piece is tried alone: only those that fail by themselves are lost."""
+        try:
+            logits_RV, rows_of = self._runner.run(works, self._scheduler.table)
+        except Exception as error:
+            if len(works) == 1:
+                self._fail(works[0].sequence, error)
+            else:
+                for work in works:
+                    self._step([work])
+            return
+        self._choose(works, logits_RV, rows_of)
+
+    def _choose(self, works: list[Work], logits_RV: torch.Tensor, rows_of: list[range]) -> None:
+        """The next token of every sequence whose text has been read to its end."""
+        picked: list[tuple[Sequence, Work, range]] = []
+        rows: list[Row] = []
+        index: list[int] = []
+        copies: list[tuple[int, int]] = []
+        for work, own in zip(works, rows_of, strict=True):
+            sequence = work.sequence
+            if not work.completes:
+                self._scheduler.advance(sequence, work.start + work.count)
                 continue
-            sequence.ids.append(token)
-            sequence.logprobs.append(logprob)
-            if len(sequence.ids) >= sequence.limit:
-                self._finish(sequence, "length", None)
-                ended = True
+            writers = [sequence]
+            if sequence.followers:
+                self._scheduler.advance(sequence, work.start + work.count)
+                joined, copied = self._scheduler.fork(sequence)
+                writers += joined
+                copies += copied
+            for writer in writers:
+                try:
+                    asked = _rows(writer, work.draft)
+                except Exception as error:
+                    self._fail(writer, error)
+                    continue
+                picked.append((writer, work, range(len(rows), len(rows) + len(own))))
+                rows += asked
+                index += own
+        self._runner.cache.copy(copies)
+        if not rows:
+            return
+        if index != list(range(len(logits_RV))):
+            logits_RV = logits_RV[torch.tensor(index, device=self.device)]
+        tokens = sample(logits_RV, rows, self._unused)
+        ended = []
+        for sequence, work, own in picked:
+            try:
+                self._extend(sequence, work, tokens[own.start : own.stop])
+            except Exception as error:
+                self._fail(sequence, error)
+                continue
+            if sequence.finish is not None:
+                ended.append(sequence)
         if ended:
-            self._compact()
+            self._scheduler.remove(ended)
+            for sequence in ended:
+                self._deliver(sequence, sequence.completion())
 
-    def _finish(self, sequence: _Sequence, finish: Finish, stop_id: int | None) -> None:
-        self.completions.append(
-            Completion(
-                sequence.request,
-                sequence.sample,
-                tuple(sequence.ids),
-                tuple(sequence.logprobs),
-                finish,
-                stop_id,
-            )
-        )
-        sequence.limit = 0  # marks it for removal
+    def _extend(self, sequence: Sequence, work: Work, tokens: list[Token]) -> None:
+        """Take the tokens a step gave a sequence: one, and one more for every drafted token that was right."""
+        if not sequence.limit:  # only the log-probabilities of its prompt were asked for
+            sequence.finish = "length"
+            return
+        taken: list[Token] = []
+        text = ""
+        for place, token in enumerate(tokens):
+            length = len(sequence.ids)
+            text += sequence.add(token)
+            if len(sequence.ids) > length:
+                taken.append(token)
+            if sequence.finish or (place < len(work.draft) and token.id != work.draft[place]):
+                break
+        kept = min(len(work.draft), max(0, len(taken) - 1))
+        if sequence.lookup is not None:
+            sequence.lookup.extend([token.id for token in taken])
+            sequence.lookup.report(len(work.draft), kept)
+        self._scheduler.advance(sequence, work.start + work.count + kept)
+        if sequence.finish is not None:
+            text += sequence.close()
+        if sequence.streaming and (taken or text):
+            self._deliver(sequence, Delta(sequence.sample, tuple(taken), text))
 
-    def _compact(self) -> None:
-        """Close the gaps: the last active sequence takes the slot of one that ended."""
-        slot = 0
-        while slot < len(self.active):
-            if self.active[slot].limit:
-                slot += 1
-                continue
-            last = self.active.pop()
-            if slot < len(self.active):
-                if last.limit:
-                    self._cache.copy(len(self.active), slot, last.length)
-                self.active[slot] = last
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        self._scheduler.remove([sequence])
+        self._deliver(sequence, error)
+
+    def _end(self, sequences: list[Sequence], finish: Finish) -> None:
+        """End sequences from outside, wherever they are."""
+        self._scheduler.remove(sequences)
+        for sequence in sequences:
+            sequence.finish = finish
+            sequence.close()
+            self._deliver(sequence, sequence.completion())
+
+    @staticmethod
+    def _deliver(sequence: Sequence, event: Event) -> None:
+        with suppress(Exception):  # a caller that is gone must not hurt the others
+            sequence.deliver(event)
+
+
+def _rows(sequence: Sequence, draft: tuple[int, ...]) -> list[Row]:
+    """What the sampler must know: one row, and one behind each drafted token."""
+    params, prompt = sequence.request.params, sequence.request.ids
+    allowed = sequence.matcher.mask() if sequence.matcher is not None else None
+    rows = [Row(params, sequence.sample, prompt, sequence.written, allowed)]
+    for place in range(len(draft)):
+        rows.append(Row(params, sequence.sample, prompt, [*sequence.written, *draft[: place + 1]], None))
+    return rows
+
+
+def _cache_dtype(dtype: torch.dtype, small: bool) -> torch.dtype:
+    """Keys and values in bf16, except where they are few and float32 is faster, or float64 is asked for."""
+    return dtype if dtype == torch.float64 else torch.float32 if small else torch.bfloat16

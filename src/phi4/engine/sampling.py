@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phi4.errors import ModelError
-from phi4.text.generation import SamplingParams
+from phi4.text.generation import SamplingParams, Token
 
 _MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 _SHORTLIST = 2048  # likeliest tokens that are looked at before everything is sorted
@@ -41,15 +41,6 @@ class Row:
     allowed: Tensor | None = None
 
 
-@dataclass(slots=True, frozen=True)
-class Token:
-    """A sampled token, its log-probability, and the (id, logprob) of the likeliest, likeliest first."""
-
-    id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
 def sample(logits_NV: Tensor, rows: Sequence[Row], unused: Tensor | None = None) -> list[Token]:
     """One token per row. `unused`: ids (long, on the logits' device) that no token has.
 
@@ -71,6 +62,8 @@ def check_params(params: SamplingParams, vocab_size: int) -> None:
         if not fits or not low <= value <= high:
             kind = "a whole number" if whole else "a number"
             raise ModelError(f"{name} is {value!r:.40}; it must be {kind} from {low:g} to {high:g}")
+    if params.max_tokens == 0 and not params.prompt_logprobs:
+        raise ModelError("max_tokens is 0; it must be at least 1", "0 is for prompt_logprobs alone")
     if params.top_p == 0:
         raise ModelError(
             "top_p is 0; it must be above 0 and at most 1", "temperature 0 takes the likeliest token"
@@ -91,7 +84,7 @@ def check_params(params: SamplingParams, vocab_size: int) -> None:
 
 _STOPS, _STOP_LENGTH = 64, 1000
 _RANGES: tuple[tuple[str, float, float], ...] = (  # whole numbers where the bounds are
-    ("max_tokens", 1, 1 << 30),
+    ("max_tokens", 0, 1 << 30),
     ("n", 1, 1 << 16),
     ("first_sample", 0, 1 << 62),
     ("seed", -(1 << 63), (1 << 64) - 1),

@@ -53,6 +53,27 @@ class Rope:
         return self.cos_TR[positions_BT], self.sin_TR[positions_BT]
 
 
+class RowRope:
+    """cos/sin of any positions, with a choice of LongRoPE's factors for every single token.
+
+    `Rope` looks up a table for one length; this serves sequences of different lengths side by side, with equal values.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device | None = None) -> None:
+        self._short_R = inverse_frequencies(config, long=False, device=device)
+        self._long_R = inverse_frequencies(config, long=True, device=device)
+        self._factor = attention_factor(config)
+
+    def __call__(self, positions_BT: Tensor, long_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(cos_BTR, sin_BTR) in float32; `long_BT` says which tokens use the long factors (None: none does)."""
+        frequencies = self._short_R
+        if long_BT is not None:
+            frequencies = torch.where(long_BT[..., None], self._long_R, self._short_R)
+        angles = positions_BT[..., None].float() * frequencies
+        angles = torch.cat((angles, angles), -1)
+        return angles.cos() * self._factor, angles.sin() * self._factor
+
+
 def rotate(x_BTHK: Tensor, cos_BTR: Tensor, sin_BTR: Tensor) -> Tensor:
     """Rotate the first R channels of each head, pairing channel i with i + R/2; the rest pass through."""
     rotary = cos_BTR.shape[-1]

@@ -80,6 +80,24 @@ class Completion:
     cached_tokens: int = 0  # prompt tokens that were already in the prefix cache
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A sampled token, its log-probability, and the (id, logprob) of the likeliest, likeliest first."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step added to a completion. `text` holds whole characters and no part of a stop string."""
+
+    sample: int
+    tokens: tuple[Token, ...]
+    text: str
+
+
 class Sampler(Protocol):
     """Anything that completes prompts: our engine, or a fake in a test."""
 
