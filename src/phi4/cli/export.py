@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HELP = "Write a model as a GGUF file, a Hugging Face folder, or a folder for `ollama create`; it is read back first."
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
+K_QUANTS = ("q4_k_m", "q5_k_m", "q6_k")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a short name, model folder, run folder or .gguf file")
     add_adapter_option(parser)
     parser.add_argument("--to", required=True, choices=("gguf", "hf", "ollama"), help="the form")
-    parser.add_argument("--type", default="f16", choices=TYPES, help="encoding of a GGUF file (default f16)")
+    parser.add_argument("--type", choices=TYPES, help="encoding of a GGUF file (default f16)")
+    parser.add_argument(
+        "--quant", choices=K_QUANTS, help="instead of --type: a K-quant, by llama.cpp's quantiser"
+    )
+    parser.add_argument(
+        "--llama-cpp",
+        default="",
+        metavar="PYTHON",
+        help="the Python that has llama-cpp-python (default: $PHI4_LLAMA_CPP, or this one)",
+    )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="PATH", help="new file (gguf) or folder (hf, ollama)"
     )
@@ -33,9 +43,17 @@ def run(args: argparse.Namespace) -> int:
     from phi4.model.lora import merge
     from phi4.run.files import atomic_folder
     from phi4.weights.folder import save_model
+    from phi4.weights.gguf_quantize import find_quantizer, write_k_quantized
     from phi4.weights.gguf_write import Written, write_gguf
     from phi4.weights.quantize import dequantized
 
+    if args.type and args.quant:
+        raise UsageError("--type and --quant are two answers to one question", "leave one of them out")
+    if args.quant and args.to == "hf":
+        raise UsageError("--quant is for gguf and ollama", "`phi4 quantize` makes int8 and int4 folders")
+    if args.quant:
+        find_quantizer(args.llama_cpp)  # before the model is read
+    kind = args.quant or args.type or "f16"
     if args.out.exists():
         raise UsageError(f"{args.out} exists already and was left alone", "choose another --out")
     path = resolve(args.model)
@@ -47,11 +65,17 @@ def run(args: argparse.Namespace) -> int:
         model = dequantized(model)  # the other forms have encodings of their own
     name = read_card(path).name
     written: Written | None = None
+
+    def write(file: Path) -> Written:
+        if args.quant:
+            return write_k_quantized(file, model, tokenizer, kind, name, interpreter=args.llama_cpp)
+        return write_gguf(file, model, tokenizer, kind, name)
+
     if args.to == "gguf":
-        written = write_gguf(args.out, model, tokenizer, args.type, name)
+        written = write(args.out)
     elif args.to == "ollama":
         with atomic_folder(args.out) as folder:
-            written = write_gguf(folder / f"{name}.gguf", model, tokenizer, args.type, name)
+            written = write(folder / f"{name}.gguf")
             (folder / "Modelfile").write_text(modelfile(f"{name}.gguf", tokenizer), encoding="utf-8")
     else:
         with atomic_folder(args.out) as folder:
@@ -61,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.out}: read back, the logits are the same")
     else:
         result |= {
-            "type": args.type,
+            "type": kind,
             "bytes": written.bytes,
             "error": written.error,
             "kl": written.divergence,

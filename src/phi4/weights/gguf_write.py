@@ -71,12 +71,17 @@ def write_gguf(
     encoding = ENCODINGS[kind]
     with atomic_file(path) as temporary:
         _write(temporary, model, tokenizer, encoding, name or path.stem, licence)
-        written = _compare(temporary, model, encoding)
-        if written.error > encoding.error or (written.divergence or 0.0) > encoding.divergence:
-            raise ModelError(
-                f"{path} does not reproduce the model: relative error {written.error:.2g}, "
-                f"KL divergence {written.divergence} nats (at most {encoding.error}, {encoding.divergence})"
-            )
+        return checked(temporary, model, encoding, path)
+
+
+def checked(file: Path, model: Transformer, encoding: Encoding, path: Path) -> Written:
+    """Read a file back and compare it with the network. Raises ModelError, about `path`, when it is too far away."""
+    written = _compare(file, model)
+    if written.error > encoding.error or (written.divergence or 0.0) > encoding.divergence:
+        raise ModelError(
+            f"{path} does not reproduce the model: relative error {written.error:.2g}, "
+            f"KL divergence {written.divergence} nats (at most {encoding.error}, {encoding.divergence})"
+        )
     return written
 
 
@@ -181,7 +186,7 @@ def _encode(tensor: Tensor, kind: Kind) -> np.ndarray[Any, Any]:
     return quantize(plain, kind)
 
 
-def _compare(path: Path, model: Transformer, encoding: Encoding) -> Written:
+def _compare(path: Path, model: Transformer) -> Written:
     file = open_gguf(path)
     weights = GgufWeights(file, model.config)
     if (
