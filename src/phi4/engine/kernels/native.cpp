@@ -80,6 +80,8 @@ INLINE vf fma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)
 INLINE vi to_int(vf v) { return (vi)_mm512_cvtps_epi32((__m512)v); }
 INLINE vf max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE vf half_to_float(vh v) { return (vf)_mm512_cvtph_ps((__m256i)v); }
+INLINE vu widen(vh v) { return (vu)_mm512_cvtepu16_epi32((__m256i)v); }
+INLINE vi widen(vb v) { return (vi)_mm512_cvtepi8_epi32((__m128i)v); }
 INLINE vi dot4(vi sum, vi w, vi x) { return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x); }
 INLINE vi dot8(vi sum, vi w, vi x) { return dot4(sum, w, x); }
 constexpr int kOffset8 = 128;
@@ -88,17 +90,23 @@ INLINE vf fma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)
 INLINE vi to_int(vf v) { return (vi)_mm256_cvtps_epi32((__m256)v); }
 INLINE vf max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 INLINE vf half_to_float(vh v) { return (vf)_mm256_cvtph_ps((__m128i)v); }
+INLINE vu widen(vh v) { return (vu)_mm256_cvtepu16_epi32((__m128i)v); }
+INLINE vi widen(vb v) {
+    int64_t eight;
+    std::memcpy(&eight, &v, 8);
+    return (vi)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight));
+}
 #if defined(__AVXVNNI__)
 INLINE vi dot4(vi sum, vi w, vi x) { return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x); }
 INLINE vi dot8(vi sum, vi w, vi x) { return dot4(sum, w, x); }
 constexpr int kOffset8 = 128;
 #else
-INLINE vi widen(__m256i pairs) { return (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
-INLINE vi dot4(vi sum, vi w, vi x) { return sum + widen(_mm256_maddubs_epi16((__m256i)w, (__m256i)x)); }
+INLINE vi pairs_of(__m256i pairs) { return (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+INLINE vi dot4(vi sum, vi w, vi x) { return sum + pairs_of(_mm256_maddubs_epi16((__m256i)w, (__m256i)x)); }
 // Two products of bytes can exceed 16 bits; |w| <= 128 times |x| <= 127 twice cannot.
 INLINE vi dot8(vi sum, vi w, vi x) {
     __m256i value = _mm256_xor_si256((__m256i)w, _mm256_set1_epi8((char)0x80));
-    return sum + widen(_mm256_maddubs_epi16(_mm256_abs_epi8(value), _mm256_sign_epi8((__m256i)x, value)));
+    return sum + pairs_of(_mm256_maddubs_epi16(_mm256_abs_epi8(value), _mm256_sign_epi8((__m256i)x, value)));
 }
 constexpr int kOffset8 = 0;
 #endif
@@ -114,6 +122,8 @@ INLINE vi to_int(vf v) {
     return out;
 }
 INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+INLINE vu widen(vh v) { return __builtin_convertvector(v, vu); }
+INLINE vi widen(vb v) { return __builtin_convertvector(v, vi); }
 INLINE vf half_to_float(vh v) {
     vf out;
     for (int i = 0; i < kLanes; i++) {
@@ -132,6 +142,16 @@ INLINE vi dot8(vi sum, vi w, vi x) { return dot4(sum, w, x); }
 constexpr int kOffset8 = 128;
 #endif
 
+// Keeps a loaded vector in its register: the compiler would rather load it again for each use.
+INLINE void hold(vf& v) {
+#if defined(PHI4_AVX512)
+    asm("" : "+v"(v));
+#elif defined(PHI4_AVX2)
+    asm("" : "+x"(v));
+#else
+    (void)v;
+#endif
+}
 INLINE vf abs(vf v) { return (vf)((vi)v & 0x7fffffff); }
 INLINE float largest(vf v) {
     float out = v[0];
@@ -173,13 +193,13 @@ INLINE vf exponential(vf x) {
 enum Type : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kInt8 = 3 };
 
 INLINE vf read(const float* p) { return load<vf>(p); }
-INLINE vf read_bf16(const uint16_t* p) { return (vf)(__builtin_convertvector(load<vh>(p), vu) << 16); }
+INLINE vf read_bf16(const uint16_t* p) { return (vf)(widen(load<vh>(p)) << 16); }
 template <int TYPE>
 INLINE vf read(const void* p, int64_t at) {
     if constexpr (TYPE == kFloat32) return read((const float*)p + at);
     if constexpr (TYPE == kBFloat16) return read_bf16((const uint16_t*)p + at);
     if constexpr (TYPE == kFloat16) return half_to_float(load<vh>((const uint16_t*)p + at));
-    if constexpr (TYPE == kInt8) return to_float(__builtin_convertvector(load<vb>((const int8_t*)p + at), vi));
+    if constexpr (TYPE == kInt8) return to_float(widen(load<vb>((const int8_t*)p + at)));
 }
 INLINE vf read(const void* p, int64_t at, int32_t type) {
     return type == kFloat32 ? read<kFloat32>(p, at) : type == kBFloat16 ? read<kBFloat16>(p, at)
@@ -420,131 +440,165 @@ constexpr int kAbreast = kLanes / kHeads;      // positions scored together
 constexpr int kScores = kBlock * kHeads;       // scores of a pass: [position][head]
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
-INLINE vf evens(vf a, vf b) {
+// Sums of 16 (8) vectors at once, by shuffles that stay within four lanes as long as they can.
 #if defined(PHI4_AVX2)
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-#else
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-#endif
+#define LANES_OF(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+INLINE vf add_halves(vf a, vf b) {
+    return LANES_OF(a, b, 0, 8, 1, 9, 4, 12, 5, 13) + LANES_OF(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
 }
-INLINE vf odds(vf a, vf b) {
-#if defined(PHI4_AVX2)
-    return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-#else
-    return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-#endif
+INLINE vf add_pairs(vf a, vf b) {
+    return LANES_OF(a, b, 0, 1, 8, 9, 4, 5, 12, 13) + LANES_OF(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
 }
-INLINE vf totals(vf (&part)[kLanes]) {  // lane i: the sum of part[i]
+INLINE vf add_fours(vf a, vf b) {
+    return LANES_OF(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + LANES_OF(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+INLINE vf by_position(const float* p) {  // two numbers, each for four heads
+    return vf{p[0], p[0], p[0], p[0], p[1], p[1], p[1], p[1]};
+}
+template <class F>
+INLINE vf over_positions(vf v, F combine) {  // of each head, in every lane of the head
+    return combine(v, LANES_OF(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+}
+constexpr vi kPosition = {0, 0, 0, 0, 1, 1, 1, 1};
+#else
+#define LANES_OF(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+INLINE vf add_halves(vf a, vf b) {
+    return LANES_OF(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+           LANES_OF(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+}
+INLINE vf add_pairs(vf a, vf b) {
+    return LANES_OF(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+           LANES_OF(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+}
+INLINE vf add_fours(vf a, vf b) {
+    return LANES_OF(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           LANES_OF(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+INLINE vf by_position(const float* p) {  // four numbers, each for four heads
+    return vf{p[0], p[0], p[0], p[0], p[1], p[1], p[1], p[1], p[2], p[2], p[2], p[2], p[3], p[3], p[3], p[3]};
+}
+template <class F>
+INLINE vf over_positions(vf v, F combine) {  // of each head, in every lane of the head
+    v = combine(v, LANES_OF(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    return combine(v, LANES_OF(v, v, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3));
+}
+constexpr vi kPosition = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+#endif
+INLINE vf totals(const vf (&part)[kLanes]) {  // lane i: the sum of part[i]
+    vf four[kAbreast];                        // of each position: its four heads, summed within four lanes
 #pragma GCC unroll 4
-    for (int left = kLanes / 2; left; left /= 2)
-#pragma GCC unroll 8
-        for (int i = 0; i < left; i++)
-            part[i] = evens(part[2 * i], part[2 * i + 1]) + odds(part[2 * i], part[2 * i + 1]);
-    return part[0];
-}
-INLINE vf per_head(const float* four) {  // the same four numbers again and again
-    float lane[kLanes];
-    for (int i = 0; i < kLanes; i++) lane[i] = four[i % kHeads];
-    return load<vf>(lane);
+    for (int i = 0; i < kAbreast; i++)
+        four[i] = add_pairs(add_halves(part[4 * i], part[4 * i + 1]), add_halves(part[4 * i + 2], part[4 * i + 3]));
+    if constexpr (kAbreast == 2) return add_fours(four[0], four[1]);
+    return add_fours(add_fours(four[0], four[1]), add_fours(four[kAbreast - 2], four[kAbreast - 1]));
 }
 
 INLINE int64_t bytes_of(int32_t type) { return type == kFloat32 ? 4 : type == kInt8 ? 1 : 2; }
-INLINE void prefetch(const void* base, int64_t at, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)base + at + i);
+INLINE void prefetch(const char* from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
 }
 
-// weights[32][4] times values[32][channels], `VECTORS` vectors of channels, into acc[4][channels].
+// Where a pass over four heads stands: per head the largest score and the sum of weights (in every lane of the head),
+// and the weighted values [4][channels].
+struct Pass {
+    float most[kLanes], sum[kLanes];
+    float* acc;
+};
+
+// acc[4][channels] * decay + weights[32][4] times values[32][channels], for `VECTORS` vectors of channels.
+// Meanwhile the keys of the next block, if any, are on their way: one row per position.
 template <int TYPE, int VECTORS>
-INLINE void mix_values(const float* weights, const void* v, int64_t at, int64_t channels, int valid, const float* decay,
-                       float* acc) {
+INLINE void mix_values(const float* weights, const void* v, int64_t at, int64_t channels, int valid, vf decay,
+                       float* acc, const char* next_keys) {
     vf sum[kHeads][VECTORS];
+#pragma GCC unroll 4
     for (int h = 0; h < kHeads; h++)
+#pragma GCC unroll 4
         for (int i = 0; i < VECTORS; i++) sum[h][i] = read(acc + h * channels + i * kLanes) * decay[h];
+    const int64_t row_bytes = channels * bytes_of(TYPE);
     for (int p = 0; p < valid; p++) {
+        if (next_keys) prefetch(next_keys + p * row_bytes, row_bytes);
         vf value[VECTORS];
 #pragma GCC unroll 4
         for (int i = 0; i < VECTORS; i++) value[i] = read<TYPE>(v, at + p * channels + i * kLanes);
 #pragma GCC unroll 4
         for (int h = 0; h < kHeads; h++) {
-            vf weight = spread(weights[p * kHeads + h]);
+            const vf weight = spread(weights[p * kHeads + h]);
 #pragma GCC unroll 4
             for (int i = 0; i < VECTORS; i++) sum[h][i] = fma(weight, value[i], sum[h][i]);
         }
     }
+#pragma GCC unroll 4
     for (int h = 0; h < kHeads; h++)
+#pragma GCC unroll 4
         for (int i = 0; i < VECTORS; i++) save(acc + h * channels + i * kLanes, sum[h][i]);
 }
 
-// Online softmax over the positions of one chunk for all query heads of one key-value head.
-// q [heads][channels] is scaled; heads a multiple of 4. Results: most[heads], sum[heads], acc[heads][channels].
+// One block of 32 positions (the first `valid` count) and four heads with queries q[4][channels].
 template <int TYPE>
-void attend_chunk(const Cache& cache, const float* q, int64_t heads, const int32_t* table, int64_t group, int64_t length,
-                  float* most, float* sum, float* acc) {
-    const int64_t channels = cache.channels, row_bytes = channels * bytes_of(TYPE);
-    std::fill(most, most + heads, kNothing);
-    std::fill(sum, sum + heads, 0.0f);
-    std::fill(acc, acc + heads * channels, 0.0f);
-    for (int64_t begin = 0; begin < length; begin += kBlock) {
-        const int64_t place = (table[begin / kBlock] * cache.groups + group) * kBlock, at = place * channels;
-        const int valid = (int)std::min<int64_t>(kBlock, length - begin);
-        const int64_t next =
-            begin + kBlock < length ? (table[begin / kBlock + 1] * cache.groups + group) * kBlock * row_bytes : -1;
-        for (int64_t h = 0; h < heads; h += kHeads) {
-            alignas(64) float score[kScores];
-            for (int p = 0; p < kBlock; p += kAbreast) {
-                if (p >= valid) {
-                    for (int i = 0; i < kLanes; i++) score[p * kHeads + i] = kNothing;
-                    continue;
-                }
-                if (h == 0) prefetch(cache.v, (place + p) * row_bytes, kAbreast * row_bytes);
-                vf part[kLanes] = {};
-                for (int64_t c = 0; c < channels; c += kLanes) {
-                    vf key[kAbreast], query[kHeads];
+INLINE void attend_block(const Cache& cache, const float* q, int64_t place, int valid, bool first,
+                         const char* next_keys, Pass& pass) {
+    const int64_t channels = cache.channels, at = place * channels, row_bytes = channels * bytes_of(TYPE);
+    alignas(64) float score[kScores];
+    vf top = read(pass.most);
+    const vf before = top;
+    for (int p = 0; p < valid; p += kAbreast) {
+        if (first) prefetch((const char*)cache.v + (place + p) * row_bytes, kAbreast * row_bytes);
+        vf part[kLanes] = {};
+        for (int64_t c = 0; c < channels; c += kLanes) {
+            vf key[kAbreast], query[kHeads];
 #pragma GCC unroll 4
-                    for (int i = 0; i < kAbreast; i++) key[i] = read<TYPE>(cache.k, at + (p + i) * channels + c);
+            for (int i = 0; i < kAbreast; i++) key[i] = read<TYPE>(cache.k, at + (p + i) * channels + c);
 #pragma GCC unroll 4
-                    for (int i = 0; i < kHeads; i++) query[i] = read(q + (h + i) * channels + c);
+            for (int i = 0; i < kHeads; i++) {
+                query[i] = read(q + i * channels + c);
+                hold(query[i]);
+            }
 #pragma GCC unroll 16
-                    for (int i = 0; i < kLanes; i++) part[i] = fma(key[i / kHeads], query[i % kHeads], part[i]);
-                }
-                save(score + p * kHeads, totals(part));
-                for (int i = 0; i < kLanes; i++) {
-                    if (TYPE == kInt8) score[p * kHeads + i] *= cache.k_scale[place + p + i / kHeads];
-                    if (p + i / kHeads >= valid) score[p * kHeads + i] = kNothing;
-                }
-            }
-            vf top = spread(kNothing), weight_sum{};
-            for (int i = 0; i < kScores; i += kLanes) top = max(top, read(score + i));
-            float peak[kHeads], decay[kHeads];
-            for (int i = 0; i < kHeads; i++) {
-                peak[i] = most[h + i];
-                for (int p = 0; p < kAbreast; p++) peak[i] = std::max(peak[i], top[p * kHeads + i]);
-            }
-            const vf shift = per_head(peak), shrunk = exponential(per_head(most + h) - shift);
-            for (int i = 0; i < kScores; i += kLanes) {
-                vf weight = exponential(read(score + i) - shift);
-                weight_sum += weight;
-                save(score + i, weight);
-            }
-            for (int i = 0; i < kHeads; i++) {
-                float block_sum = 0;
-                for (int p = 0; p < kAbreast; p++) block_sum += weight_sum[p * kHeads + i];
-                decay[i] = shrunk[i];
-                sum[h + i] = sum[h + i] * decay[i] + block_sum;
-                most[h + i] = peak[i];
-            }
-            if (TYPE == kInt8)
-                for (int i = 0; i < valid * kHeads; i++) score[i] *= cache.v_scale[place + i / kHeads];
-            if (h == 0 && next >= 0) prefetch(cache.k, next, kBlock * row_bytes);
-            int64_t c = 0;
-            float* to = acc + h * channels;
-            for (; c + 4 * kLanes <= channels && kLanes == 16; c += 4 * kLanes)
-                mix_values<TYPE, 4>(score, cache.v, at + c, channels, valid, decay, to + c);
-            for (; c + 2 * kLanes <= channels; c += 2 * kLanes)
-                mix_values<TYPE, 2>(score, cache.v, at + c, channels, valid, decay, to + c);
-            for (; c < channels; c += kLanes)
-                mix_values<TYPE, 1>(score, cache.v, at + c, channels, valid, decay, to + c);
+            for (int i = 0; i < kLanes; i++) part[i] = fma(key[i / kHeads], query[i % kHeads], part[i]);
         }
+        vf scores = totals(part);
+        if (TYPE == kInt8) scores *= by_position(cache.k_scale + place + p);
+        scores = kPosition + p < valid ? scores : spread(kNothing);
+        top = max(top, scores);
+        save(score + p * kHeads, scores);
+    }
+    top = over_positions(top, [](vf a, vf b) { return max(a, b); });
+    vf weights{};
+    for (int p = 0; p < valid; p += kAbreast) {
+        vf weight = exponential(read(score + p * kHeads) - top);
+        weights += weight;
+        if (TYPE == kInt8) weight *= by_position(cache.v_scale + place + p);
+        save(score + p * kHeads, weight);
+    }
+    const vf decay = exponential(before - top);
+    weights = over_positions(weights, [](vf a, vf b) { return a + b; });
+    save(pass.sum, fma(read(pass.sum), decay, weights));
+    save(pass.most, top);
+    int64_t c = 0;
+    for (; kLanes == 16 && c + 4 * kLanes <= channels; c += 4 * kLanes, next_keys = nullptr)
+        mix_values<TYPE, 4>(score, cache.v, at + c, channels, valid, decay, pass.acc + c, next_keys);
+    for (; c + 2 * kLanes <= channels; c += 2 * kLanes, next_keys = nullptr)
+        mix_values<TYPE, 2>(score, cache.v, at + c, channels, valid, decay, pass.acc + c, next_keys);
+    for (; c < channels; c += kLanes, next_keys = nullptr)
+        mix_values<TYPE, 1>(score, cache.v, at + c, channels, valid, decay, pass.acc + c, next_keys);
+}
+
+// Online softmax over the `length` positions of one chunk for all query heads of one key-value head: `passes` of
+// four heads, whose scaled queries are q[passes][4][channels].
+template <int TYPE>
+void attend_chunk(const Cache& cache, const float* q, Pass* pass, int64_t passes, const int32_t* table, int64_t group,
+                  int64_t length) {
+    const int64_t block_bytes = kBlock * cache.channels * bytes_of(TYPE);
+    for (int64_t begin = 0; begin < length; begin += kBlock) {
+        const int64_t block = table[begin / kBlock] * cache.groups + group;
+        const int valid = (int)std::min<int64_t>(kBlock, length - begin);
+        const char* next = nullptr;
+        if (begin + kBlock < length)
+            next = (const char*)cache.k + (table[begin / kBlock + 1] * cache.groups + group) * block_bytes;
+        for (int64_t i = 0; i < passes; i++)
+            attend_block<TYPE>(cache, q + i * kHeads * cache.channels, block * kBlock, valid, i == 0,
+                               i == 0 ? next : nullptr, pass[i]);
     }
 }
 
@@ -676,7 +730,7 @@ void phi4_rms_norm(const void* x, int32_t type, int64_t rows, int64_t size, cons
             const int64_t at = row * size + i;
             write(y, at, type, read(x, at, type) * factor);
             vf by = read(gain, i, gain_type);
-            if (type == kBFloat16) by = (vf)(__builtin_convertvector(to_bf16(by), vu) << 16);
+            if (type == kBFloat16) by = (vf)(widen(to_bf16(by)) << 16);
             write(y, at, type, by * read(y, at, type));
         }
     }
@@ -720,13 +774,14 @@ void phi4_attention(const Cache* cache, const float* q, int64_t q_stride, int64_
                     const int32_t* table, int64_t table_stride, const int32_t* lengths, float scale, float* y,
                     int32_t threads) {
     const int64_t groups = cache->groups, channels = cache->channels, shared = heads / groups;
-    const int64_t padded = (shared + kHeads - 1) / kHeads * kHeads, record = padded * (channels + 2);
+    const int64_t passes = (shared + kHeads - 1) / kHeads, padded = passes * kHeads;
     int64_t* first = scratch<int64_t>(0, rows + 1);  // of each row's tasks: (group, chunk)
     first[0] = 0;
     for (int64_t n = 0; n < rows; n++)
         first[n + 1] = first[n] + groups * ((lengths[n] + kChunk * kBlock - 1) / (kChunk * kBlock));
     const int64_t tasks = first[rows];
-    float* records = scratch<float>(1, tasks * record);  // most[padded], sum[padded], acc[padded][channels]
+    Pass* records = scratch<Pass>(0, tasks * passes);
+    float* sums = scratch<float>(1, tasks * padded * channels);
 #pragma omp parallel num_threads(threads)
     {
         float* scaled = scratch<float>(2, padded * channels);
@@ -735,32 +790,36 @@ void phi4_attention(const Cache* cache, const float* q, int64_t q_stride, int64_
             const int64_t n = std::upper_bound(first, first + rows + 1, task) - first - 1;
             const int64_t chunks = (first[n + 1] - first[n]) / groups;
             const int64_t group = (task - first[n]) / chunks, chunk = (task - first[n]) % chunks;
-            const int64_t begin = chunk * kChunk * kBlock;
-            const int64_t length = std::min<int64_t>(kChunk * kBlock, lengths[n] - begin);
-            const int32_t* blocks = table + n * table_stride + chunk * kChunk;
-            std::fill(scaled, scaled + padded * channels, 0.0f);
+            const int64_t length = std::min<int64_t>(kChunk * kBlock, lengths[n] - chunk * kChunk * kBlock);
+            std::fill(scaled + shared * channels, scaled + padded * channels, 0.0f);
             for (int64_t i = 0; i < shared * channels; i++)
                 scaled[i] = q[n * q_stride + group * shared * channels + i] * scale;
-            float *most = records + task * record, *sum = most + padded, *acc = sum + padded;
+            Pass* pass = records + task * passes;
+            for (int64_t i = 0; i < passes; i++) {
+                std::fill(pass[i].most, pass[i].most + kLanes, kNothing);
+                std::fill(pass[i].sum, pass[i].sum + kLanes, 0.0f);
+                pass[i].acc = sums + (task * passes + i) * kHeads * channels;
+                std::fill(pass[i].acc, pass[i].acc + kHeads * channels, 0.0f);
+            }
             const auto attend = cache->type == kFloat32    ? attend_chunk<kFloat32>
                                 : cache->type == kBFloat16 ? attend_chunk<kBFloat16>
                                 : cache->type == kFloat16  ? attend_chunk<kFloat16>
                                                            : attend_chunk<kInt8>;
-            attend(*cache, scaled, padded, blocks, group, length, most, sum, acc);
+            attend(*cache, scaled, pass, passes, table + n * table_stride + chunk * kChunk, group, length);
         }
 #pragma omp for
         for (int64_t at = 0; at < rows * heads; at++) {
             const int64_t n = at / heads, group = at % heads / shared, h = at % heads % shared;
             const int64_t chunks = (first[n + 1] - first[n]) / groups;
-            const float* record_0 = records + (first[n] + group * chunks) * record;
+            const Pass* pass = records + (first[n] + group * chunks) * passes + h / kHeads;
             float most = kNothing, sum = 0, *to = y + at * channels;
             std::fill(to, to + channels, 0.0f);
-            for (int64_t c = 0; c < chunks; c++) most = std::max(most, record_0[c * record + h]);
+            for (int64_t c = 0; c < chunks; c++) most = std::max(most, pass[c * passes].most[h % kHeads]);
             for (int64_t c = 0; c < chunks; c++) {
-                const float* chunk = record_0 + c * record;
-                const float weight = exponential(spread(chunk[h] - most))[0];
-                sum += weight * chunk[padded + h];
-                const float* acc = chunk + 2 * padded + h * channels;
+                const Pass& chunk = pass[c * passes];
+                const float weight = exponential(spread(chunk.most[h % kHeads] - most))[0];
+                const float* acc = chunk.acc + h % kHeads * channels;
+                sum += weight * chunk.sum[h % kHeads];
                 for (int64_t i = 0; i < channels; i++) to[i] += weight * acc[i];
             }
             for (int64_t i = 0; i < channels && chunks; i++) to[i] /= sum;
