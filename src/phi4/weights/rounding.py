@@ -9,9 +9,9 @@ from torch import Tensor
 from phi4.errors import ModelError
 from phi4.model.linear import Quantization, pack, round_to_scale
 
-# A group's largest magnitude is tried at these places of the grid, as factors of its upper end: below 1 one bit of
-# room stays unused, above it the largest weights are clipped and the others rounded more finely.
-_PLACES = {4: (1.0, 15 / 14, 8 / 7, 1.22, 1.3, 1.4, 1.5), 8: (1.0, 255 / 254, 128 / 127)}
+# Where on the grid a group's largest magnitude is tried: at its upper end, at its lower, and beyond, which clips the
+# largest weights and rounds the others more finely.
+_PLACES = {4: (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5), 8: (127.0, 127.5, 128.0)}
 _COLUMNS = 128  # GPTQ passes errors on within this many columns at once, to all later ones afterwards
 _ELEMENTS = 1 << 21  # weights whose scales are searched together
 _DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the mean diagonal; the first that makes the matrix invertible
@@ -44,7 +44,7 @@ def best_scales(weight_OSG: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
     largest_OS = weight_OSG.abs().amax(-1)
     best_OS = error_OS = torch.tensor(0.0)
     for number, place in enumerate(_PLACES[bits]):
-        first_OS = _usable(largest_OS / ((half - 1) * place), dtype)
+        first_OS = _usable(largest_OS / place, dtype)
         value_OSG = (weight_OSG / first_OS[..., None].float()).round_().clamp_(-half, half - 1)
         fitted = (weight_OSG * value_OSG).sum(-1) / value_OSG.pow(2).sum(-1).clamp_min(1)
         for again, scale_OS in enumerate((first_OS, _usable(fitted, dtype))):
