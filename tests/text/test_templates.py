@@ -342,6 +342,21 @@ def test_stop_ids_are_a_union_of_all_that_files_and_template_name() -> None:
     assert set(ours.stop_ids) == {odd, first["<|im_end|>"], first["<|endoftext|>"]}
 
 
+@pytest.mark.parametrize("tools", ["", '[{"name": "f"}]', "not json {", "{{ 7*7 }}"])
+def test_phi_4_mini_prints_tools_and_their_results_as_they_are(tools: str) -> None:
+    """Its template parses nothing: tools are text of the system turn, a result is a turn of `<|tool|>` (D.1, 5)."""
+    ours, theirs = pair("phi-4-mini")
+    talk = (
+        Message("system", "s", tools),
+        Message("user", "u"),
+        Message("assistant", '<|tool_call|>[{"name": "f", "arguments": {}}]<|/tool_call|>'),
+        Message("tool", '{"result": 1'),
+    )
+    plain = [{"role": m.role, "content": m.content} | ({"tools": m.tools} if m.tools else {}) for m in talk]
+    wanted = theirs.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
+    assert render(Conversation(talk), ours, generation=True).ids == list(wanted)
+
+
 def test_a_model_without_a_template_is_known_by_its_control_tokens() -> None:
     """The inventory, never the name; Phi-4 is not taken for ChatML, whose tokens it has too."""
     for tokens, wanted in (

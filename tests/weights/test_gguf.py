@@ -221,11 +221,11 @@ def _reencode(source: Path, target: Path, kind: Kind) -> None:
 
     file = open_gguf(source)
     writer = GGUFWriter(target, "phi3")
-    from phi4.weights.gguf_write import _add
+    from phi4.weights.gguf_write import add_metadata
 
     for key, value in file.metadata.items():
         if not key.startswith("general.architecture"):
-            _add(writer, key, value)
+            add_metadata(writer, key, value)
     generator = np.random.default_rng(0)
     block, size = GGML_QUANT_SIZES[kind]
     for name, info in file.tensors.items():
