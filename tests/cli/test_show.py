@@ -7,8 +7,7 @@ import pytest
 
 from phi4.cli.main import main
 from phi4.cli.show import costs, transcript
-from phi4.model.config import ModelConfig
-from phi4.model.linear import Quantization
+from phi4.model.config import ModelConfig, Quantization
 from phi4.model.presets import PHI_4, PHI_4_MINI
 from phi4.model.transformer import Transformer
 from phi4.text.chat import Conversation, Message, render

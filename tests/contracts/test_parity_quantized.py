@@ -22,9 +22,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from phi4.errors import ModelError
-from phi4.model.config import from_hf
+from phi4.model.config import Quantization, from_hf
 from phi4.model.cost import weight_bytes
-from phi4.model.linear import Quantization, QuantizedLinear, pack, unpack
+from phi4.model.linear import QuantizedLinear, pack, unpack
 from phi4.recipes.calibration import Probe, probe
 from phi4.weights.folder import load_model, save_model
 from phi4.weights.quantize import METHODS, Method, open_original, quantize_model

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Ph
 from phi4.cli.main import main
 from phi4.cli.models import read_model
 from phi4.errors import ModelError
-from phi4.model.linear import Quantization, pack, round_to_scale
+from phi4.model.config import Quantization
+from phi4.model.linear import pack, round_to_scale
 from phi4.model.lora import LoraConfig, adapted, merge
 from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import phi4.weights.quantize as room
 from phi4.errors import ModelError, Phi4Error, UsageError
-from phi4.model.config import ModelConfig
-from phi4.model.linear import Quantization, QuantizedLinear, round_to_scale, unpack
+from phi4.model.config import ModelConfig, Quantization
+from phi4.model.linear import QuantizedLinear, round_to_scale, unpack
 from phi4.model.transformer import Transformer
 from phi4.recipes.calibration import probe
 from phi4.text.chat import Rendered
@@ -223,7 +223,7 @@ MEASURE = """
 import re, sys, threading, time, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from phi4.model.linear import Quantization
+from phi4.model.config import Quantization
 from phi4.text.chat import Rendered
 from phi4.weights.layerwise import Passages
 from phi4.weights.quantize import open_original, quantize_model

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from phi4.errors import ModelError
-from phi4.model.linear import Quantization, dequantize, pack, unpack
+from phi4.model.config import Quantization
+from phi4.model.linear import dequantize, pack, unpack
 from phi4.weights.rounding import best_scales, error_fed_back, nearest
 
 KINDS = (Quantization(8), Quantization(8, 32), Quantization(4), Quantization(4, 32), Quantization(4, 128))

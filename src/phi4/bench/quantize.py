@@ -15,7 +15,7 @@ from phi4.evals.runner import EvalResult, Tally, evaluate
 from phi4.evals.task import Task
 from phi4.evals.tasks.skills import skill_tasks
 from phi4.grading.intervals import PairedComparison, compare_paired
-from phi4.model.linear import Quantization
+from phi4.model.config import Quantization
 from phi4.recipes.calibration import probe
 from phi4.skills.catalog import FAMILIES, family
 from phi4.weights.folder import load_model

@@ -128,7 +128,7 @@ def weight_bytes(config: "ModelConfig") -> dict[str, int]:
     from dataclasses import replace
 
     from phi4.model import cost
-    from phi4.model.linear import Quantization
+    from phi4.model.config import Quantization
 
     if config.quantization is not None:
         return {config.quantization.name: cost.weight_bytes(config)}

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantise; nothing that exists is overwritten, and nothing half-done looks like a model."""
     from phi4.cli.models import read_card, resolve
-    from phi4.model.linear import Quantization
+    from phi4.model.config import Quantization
     from phi4.recipes.calibration import probe
     from phi4.run.files import atomic_folder
     from phi4.weights.quantize import open_original, quantize_model

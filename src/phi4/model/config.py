@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from phi4.errors import ModelError
-from phi4.model.linear import Quantization
 
 Architecture = Literal["Phi3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"]
 
@@ -18,6 +17,33 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 _LARGEST_SIZE = 1 << 24  # a damaged file must not ask for the whole memory
 _MOST_LAYERS = 1_000
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the matrices of a network are stored. Embedding, norms and output matrix stay as they were."""
+
+    bits: int  # 4 or 8
+    group_size: int = 0  # inputs that share a scale; 0: a whole row
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8) or self.group_size not in (0, 32, 64, 128):
+            raise ModelError(
+                f"{self.bits} bits in groups of {self.group_size} is not a supported quantisation",
+                "4 or 8 bits, per row (0) or in groups of 32, 64 or 128",
+            )
+
+    @property
+    def name(self) -> str:
+        """`int4 in groups of 32`, `int8 per row`."""
+        return f"int{self.bits} " + (f"in groups of {self.group_size}" if self.group_size else "per row")
+
+    def scales(self, n_in: int) -> int:
+        """Scales per row of `n_in` inputs. Raises ModelError when the groups or words do not fill a row."""
+        step = self.group_size or 32 // self.bits
+        if n_in % step:
+            raise ModelError(f"rows of {n_in} inputs cannot be {self.name}", "choose a smaller group size")
+        return n_in // self.group_size if self.group_size else 1
 
 
 @dataclass(frozen=True)

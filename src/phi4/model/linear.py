@@ -7,40 +7,11 @@ a weight is value * scale, with one scale per row or per group of inputs.
 Legend: O outputs, I inputs, S scales per row (1, or I / group_size), W int32 words per row.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phi4.errors import ModelError
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How the matrices of a network are stored. Embedding, norms and output matrix stay as they were."""
-
-    bits: int  # 4 or 8
-    group_size: int = 0  # inputs that share a scale; 0: a whole row
-
-    def __post_init__(self) -> None:
-        if self.bits not in (4, 8) or self.group_size not in (0, 32, 64, 128):
-            raise ModelError(
-                f"{self.bits} bits in groups of {self.group_size} is not a supported quantisation",
-                "4 or 8 bits, per row (0) or in groups of 32, 64 or 128",
-            )
-
-    @property
-    def name(self) -> str:
-        """`int4 in groups of 32`, `int8 per row`."""
-        return f"int{self.bits} " + (f"in groups of {self.group_size}" if self.group_size else "per row")
-
-    def scales(self, n_in: int) -> int:
-        """Scales per row of `n_in` inputs. Raises ModelError when the groups or words do not fill a row."""
-        step = self.group_size or 32 // self.bits
-        if n_in % step:
-            raise ModelError(f"rows of {n_in} inputs cannot be {self.name}", "choose a smaller group size")
-        return n_in // self.group_size if self.group_size else 1
+from phi4.model.config import Quantization
 
 
 class Linear(nn.Linear):

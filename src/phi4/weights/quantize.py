@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from phi4.device import measure
 from phi4.errors import ModelError, UsageError
-from phi4.model.config import ModelConfig
-from phi4.model.linear import Linear, Quantization, QuantizedLinear
+from phi4.model.config import ModelConfig, Quantization
+from phi4.model.linear import Linear, QuantizedLinear
 from phi4.model.transformer import Block, Transformer
 from phi4.run.progress import Progress
 from phi4.text.tokenizer import Tokenizer

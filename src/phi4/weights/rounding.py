@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from phi4.errors import ModelError
-from phi4.model.linear import Quantization, pack, round_to_scale
+from phi4.model.config import Quantization
+from phi4.model.linear import pack, round_to_scale
 
 # Where on the grid a group's largest magnitude is tried: at its upper end, at its lower, and beyond, which clips the
 # largest weights and rounds the others more finely.

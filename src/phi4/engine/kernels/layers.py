@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from phi4.engine.kernels import native
 from phi4.engine.kernels.native import Library
-from phi4.model.linear import Quantization, QuantizedLinear, pack, round_to_scale
+from phi4.model.config import Quantization
+from phi4.model.linear import QuantizedLinear, pack, round_to_scale
 from phi4.model.rope import rotate
 from phi4.model.transformer import Attend, Block
 
