@@ -33,7 +33,7 @@ from phi4.text.generation import Completion, Delta, Finish, Request, Token
 from phi4.text.tokenizer import Tokenizer
 
 _SMALL = 50_000_000  # parameters up to which a step is cheap and the cache small
-_SMALL_STEP, _LARGE_STEP = 8192, 512  # prompt tokens read in one step
+_SMALL_STEP, _LARGE_STEP, _GPU_STEP = 8192, 512, 2048  # prompt tokens read in one step
 
 
 class Engine:
@@ -78,7 +78,8 @@ class Engine:
         blocks = self._blocks(config, slots, cache_bytes)
         self.context = min(self.context, blocks * BLOCK)
         self.slots = slots
-        self.step_tokens = step_tokens or (_SMALL_STEP if small else _LARGE_STEP)
+        large = _LARGE_STEP if self.device.type == "cpu" else _GPU_STEP
+        self.step_tokens = step_tokens or (_SMALL_STEP if small else large)
         self._pool = BlockPool(blocks)
         short = config.original_context if config.long_rope else None
         self._scheduler = Scheduler(self._pool, slots, self.context, short)

@@ -3,8 +3,8 @@
 Every step's tokens stand in one flat row: the decoding ones first (a draft adds rows of the same sequence), then chunks
 of prompts. Their keys are stored; decoding rows then read their sequence's blocks, chunks attend under a causal mask.
 
-Legend: T tokens of the step, H query heads, G key-value heads, K head channels, D decoding rows, B blocks of the longest
-of them, C context of a chunk, P chunks padded side by side.
+Legend: T tokens of the step, H query heads, G key-value heads, K head channels, D decoding rows, B blocks of the
+longest of them, C context of a chunk, P chunks padded side by side.
 """
 
 from dataclasses import dataclass

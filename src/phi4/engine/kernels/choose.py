@@ -50,6 +50,7 @@ class Kernels:
     attention: Attention
     store: Store
     library: Library | None = None
+    block: Callable[[Block], nn.Module] | None = None  # what a whole layer becomes on a GPU
 
     @torch.no_grad()
     def prepare(self, model: Transformer, head_bits: int = 0) -> Head:
@@ -75,6 +76,8 @@ class Kernels:
     def _block(self, block: Block) -> nn.Module:
         if self.library and block_fits(block):
             return NativeBlock(self.library, block)
+        if self.block is not None:
+            return self.block(block)
         for part in (block.self_attn, block.mlp):
             for name, child in part.named_children():
                 if not isinstance(child, QuantizedLinear):
@@ -118,6 +121,13 @@ def select(device: torch.device, dtype: torch.dtype | None = None) -> Kernels:
     """
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     library, note = None, ""
+    if device.type == "cuda" and dtype == torch.bfloat16 and os.environ.get(_SWITCH) != "plain":
+        try:
+            from phi4.engine.kernels import gpu  # needs Triton, which comes with PyTorch's CUDA builds
+        except ImportError:
+            note = "Triton is not installed"
+        else:
+            return Kernels("triton", "", dtype, gpu.attention, gpu.store, block=gpu.GpuBlock)
     if device.type != "cpu" or dtype == torch.float64:
         note = f"{dtype} on {device.type} is computed by PyTorch".replace("torch.", "")
     elif os.environ.get(_SWITCH) == "plain":

@@ -72,30 +72,6 @@ class PlainInt4(nn.Module):
         return y_MO.view(*x.shape[:-1], -1).to(x.dtype)
 
 
-class CudaInt4(nn.Module):
-    """An int4 map through PyTorch's GPU operator, in bfloat16; the weights keep their four bits."""
-
-    packed: Tensor
-    scale_zero_SO2: Tensor
-
-    def __init__(self, linear: QuantizedLinear) -> None:
-        """`linear` must have groups, and outputs and inputs that divide into the operator's tiles."""
-        super().__init__()
-        value_OI = unpack(linear.weight_packed, 4) + 8
-        self.group = linear.quantization.group_size
-        scale_SO = linear.weight_scale.detach().to(torch.bfloat16).T.contiguous()
-        self.register_buffer("scale_zero_SO2", torch.stack((scale_SO, torch.zeros_like(scale_SO)), -1))
-        pairs_OW = (value_OI[:, 0::2] << 4 | value_OI[:, 1::2]).to(torch.uint8)
-        self.register_buffer("packed", torch.ops.aten._convert_weight_to_int4pack(pairs_OW, 8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows_MI = x.flatten(0, -2).to(torch.bfloat16)
-        y_MO: Tensor = torch.ops.aten._weight_int4pack_mm(
-            rows_MI, self.packed, self.group, self.scale_zero_SO2
-        )
-        return y_MO.view(*x.shape[:-1], -1).to(x.dtype)
-
-
 class PlainInt8(nn.Module):
     """An int8 map with one scale per row, in bfloat16: by PyTorch's operator for few rows, dequantised for many."""
 
@@ -121,8 +97,7 @@ def faster(linear: QuantizedLinear) -> nn.Module:
     outputs, quantization = len(linear.weight_packed), linear.quantization
     inputs = linear.weight_packed.shape[1] * 32 // quantization.bits
     if linear.weight_packed.device.type != "cpu":
-        tiles = outputs % 8 == 0 and inputs % 128 == 0
-        return CudaInt4(linear) if quantization.bits == 4 and quantization.group_size and tiles else linear
+        return linear
     if quantization.bits == 8:
         return linear if quantization.group_size else PlainInt8(linear)
     return PlainInt4(linear) if outputs % 16 == 0 and (quantization.group_size or _group(inputs)) else linear
