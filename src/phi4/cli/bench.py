@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 import time
+from pathlib import Path
 
 HELP = "measure what the README claims"
 QUESTIONS = 100  # planted solutions per cell
@@ -16,18 +17,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument(
         "name",
-        choices=["pivotal", "quantize"],
-        help="pivotal: errors and power of pivotal token search; quantize: what each precision costs a model",
+        choices=["pivotal", "quantize", "engine", "gpu"],
+        help="pivotal: errors and power of pivotal token search; quantize: what each precision costs a model; "
+        "engine: speed beside llama.cpp and transformers; gpu: the 14B shape on a GPU",
     )
     parser.add_argument("model", nargs="?", help="quantize: which model (default: the last one)")
     parser.add_argument("--quick", action="store_true", help="a few seconds, wide error bars")
+    parser.add_argument(
+        "--peer",
+        default="",
+        metavar="PYTHON",
+        help="engine: a Python whose llama-cpp-python is built for this CPU",
+    )
+    parser.add_argument(
+        "--shape",
+        action="append",
+        choices=["phi-4-mini", "phi-4"],
+        help="engine: which shapes (default: phi-4-mini)",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="engine: alternations (default 3)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/bench"),
+        metavar="DIR",
+        help="engine: checkpoints, figures, picture",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of what is drawn at random (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and print its table."""
     started = time.monotonic()
-    about, rows = {"pivotal": _pivotal, "quantize": _quantize}[args.name](args)
+    bench = {"pivotal": _pivotal, "quantize": _quantize, "engine": _engine, "gpu": _gpu}[args.name]
+    about, rows = bench(args)
     seconds = time.monotonic() - started
     print(f"\n{about}, seed {args.seed}, {seconds:.1f} s")
     if args.json:
@@ -65,3 +88,27 @@ def _quantize(args: argparse.Namespace) -> tuple[str, list[dict[str, object]]]:
     tokens = next(row.agreement.tokens for row in rows if row.agreement)
     about = f"{card.name}: {tokens:,} held-out tokens, {rows[0].tally.n:,} held-out problems"
     return about, [dataclasses.asdict(row) for row in rows]
+
+
+def _engine(args: argparse.Namespace) -> tuple[str, list[dict[str, object]]]:
+    from phi4.bench import engine
+    from phi4.run.files import write_json
+
+    plan = engine.Plan(args.peer, args.out, 1 if args.quick else args.rounds)
+    if args.quick:
+        plan = dataclasses.replace(plan, batches=(1, 8), prompts=(512,))
+    say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    found = []
+    for shape in args.shape or ["phi-4-mini"]:
+        found.append(engine.measure(plan, shape, say))
+        print(engine.table(found[-1]) + "\n")
+        rows = [dataclasses.asdict(one) for one in found]
+        write_json(args.out / "engine.json", rows)
+        engine.picture(found, args.out / "engine.svg")
+    return f"{plan.rounds} rounds, {args.out}/engine.json and engine.svg", rows
+
+
+def _gpu(args: argparse.Namespace) -> tuple[str, list[dict[str, object]]]:
+    from phi4.bench import gpu
+
+    return "random weights in the shape of phi-4", [dataclasses.asdict(row) for row in gpu.run()]
