@@ -17,12 +17,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Ph
 
 from phi4.cli.main import main
 from phi4.cli.models import read_model
+from phi4.engine.engine import Engine
 from phi4.errors import ModelError
 from phi4.model.config import Quantization
 from phi4.model.linear import pack, round_to_scale
 from phi4.model.lora import LoraConfig, adapted, merge
 from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer
+from phi4.text.generation import Request, SamplingParams
 from phi4.train.objectives import Batch, language_model_loss
 from phi4.weights.adapter import WEIGHTS, add_adapter, load_adapter, save_adapter
 from phi4.weights.adapter_config import CONFIG
@@ -257,6 +259,12 @@ def test_quantised_bases_keep_the_adapter_beside_them(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be merged into quantised"):
         merge(quantised)
     assert len(adapted(quantised)) == 12
+    ids = ids_BT[0].tolist()
+    for _ in range(6):
+        ids.append(int(our_logits(quantised, torch.tensor([ids]))[0, -1].argmax()))
+    request = Request(tuple(ids[:20]), SamplingParams(max_tokens=6, stop_ids=(VOCAB,)))
+    (answer,) = Engine(quantised, tokenizer()).generate([request])
+    assert list(answer.ids) == ids[20:]
 
 
 def _change(folder: Path, **settings: Any) -> None:
