@@ -171,9 +171,9 @@ INLINE int32_t total(vi v) {
     return out;
 }
 
-// e^x by 2^n times a polynomial of the rest (Cephes' expf); 0 below -87.
+// e^x by 2^n times a polynomial of the rest (Cephes' expf); 0 below -87, and no more than e^88.
 INLINE vf exponential(vf x) {
-    vf floor = spread(-87.0f), kept = max(x, floor);
+    vf floor = spread(-87.0f), kept = -max(-max(x, floor), spread(-88.0f));
     vi n = to_int(kept * 1.44269504088896341f);
     vf nf = to_float(n);
     vf r = fma(nf, spread(-0.693359375f), kept);
