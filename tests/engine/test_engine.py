@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -209,6 +211,31 @@ def test_a_closed_stream_is_gone_within_a_step_and_hurts_nobody() -> None:
     assert [token.id for delta in other for token in delta.tokens] == list(greedy(model(), kept.ids, 40))
     assert idle(made)
     assert made.statistics()["blocks_used"] == 0
+
+
+def test_closing_gives_everything_up() -> None:
+    made = slow_engine()
+    streams = [made.stream(Request(ids, SamplingParams(max_tokens=200))) for ids in prompts(3, 20)]
+    next(streams[0])
+    made.close()
+    assert made._thread is None
+    for stream in streams:
+        list(stream)
+        assert stream.completions[0].finish == "abort"
+    assert made.statistics()["blocks_used"] == 0
+    assert tokens(made.generate([Request((1, 2), SamplingParams(max_tokens=3))])) == [
+        greedy(model(), (1, 2), 3)
+    ]
+
+
+def test_a_process_that_ends_while_the_engine_works_ends_quietly() -> None:
+    program = """
+from tests.engine.test_engine import *
+stream = engine().stream(Request((1, 2, 3), SamplingParams(max_tokens=200)))
+next(stream)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_deadline_ends_one_request_with_what_it_has() -> None:

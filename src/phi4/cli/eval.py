@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi4.cli.models import add_adapter_option
+from phi4.cli.models import add_adapter_option, add_precision_option
 from phi4.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `phi4 eval`."""
     parser.add_argument("model", nargs="?", help="a recipe's name or a folder (default: the last model)")
     add_adapter_option(parser)
+    add_precision_option(parser)
     parser.add_argument("--n", type=int, default=200, help="problems per family (default 200)")
     parser.add_argument(
         "--skip",
@@ -78,7 +79,7 @@ def _evaluate(arguments: argparse.Namespace) -> "tuple[EvalResult, str]":
     from phi4.evals.runner import evaluate
     from phi4.evals.tasks.skills import skill_tasks
 
-    model = load(arguments.model, arguments.adapter)
+    model = load(arguments.model, arguments.adapter, arguments.precision)
     level = LEVELS.index(arguments.level) + 1
     print(f"{len(families)} families, {arguments.n} problems each ...", file=sys.stderr, flush=True)
     tasks = skill_tasks(

@@ -102,7 +102,9 @@ def _dispatch(arguments: list[str], common: argparse.Namespace) -> int:
     # Taken out by `_common` already; declared so that --help shows them.
     parser.add_argument("--json", action="store_true", help="end with one JSON object as the last line")
     parser.add_argument("--debug", action="store_true", help="show where in the code an error comes from")
-    namespace = parser.parse_args(rest)
+    # Options may stand between the model and the prompt; argparse offers that where there are no verbs within verbs.
+    parse = parser.parse_args if parser._subparsers else parser.parse_intermixed_args
+    namespace = parse(rest)
     namespace.json, namespace.debug = common.json, common.debug
     return verb.run(namespace)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from phi4.cli.catalog import PRECISIONS
 from phi4.errors import ModelError, Phi4Error, UsageError
 from phi4.run.files import atomic_write
 from phi4.run.folder import RunFolder, find_runs
@@ -23,7 +24,7 @@ from phi4.weights.catalog import CATALOG, cached, find, on_disk
 if TYPE_CHECKING:
     import torch
 
-    from phi4.model.config import ModelConfig
+    from phi4.model.config import ModelConfig, Quantization
     from phi4.model.transformer import Transformer
     from phi4.text.generation import Completion, Delta, Request, Sampler
     from phi4.text.tokenizer import Tokenizer
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         def stream(self, request: Request) -> AnswerStream: ...
 
 
+_LARGE_VOCABULARY = 32_000  # rows from which an output matrix is worth rounding
 _SMALL = 50_000_000  # parameters up to which a model is computed as it is stored
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 OFFER = "make one first: `phi4 make tiny` (a minute) or `phi4 make pico` (ten minutes)"
@@ -72,9 +74,10 @@ class LoadedModel:
     context: int  # tokens the model can read and write together
 
 
-def load(name_or_path: str | None, adapter: Path | None = None) -> LoadedModel:
+def load(name_or_path: str | None, adapter: Path | None = None, precision: str = "") -> LoadedModel:
     """Load a model, with an adapter's updates if one is given, and remember it as the last one used.
 
+    `precision`: one of catalog.PRECISIONS; by default the largest that fits this machine.
     Raises UsageError or ModelError.
     """
     path = resolve(name_or_path)
@@ -83,19 +86,24 @@ def load(name_or_path: str | None, adapter: Path | None = None) -> LoadedModel:
 
     if adapter is not None:
         card = replace(card, name=f"{card.name} + {adapter.name}")
-    model, tokenizer = read_model(path, adapter)
+    model, tokenizer = read_model(path, adapter, precision)
     for notice in tokenizer.notices:
         print(f"phi4: {card.name}: {notice}", file=sys.stderr)
-    engine = Engine(model, tokenizer)
+    # A head of 8 bits changes next to nothing and is half of what a large vocabulary costs a token.
+    head_bits = 8 if model.config.quantization and model.config.vocab_size >= _LARGE_VOCABULARY else 0
+    engine = Engine(model, tokenizer, head_bits=head_bits, speculate=True)
     remember(path)
     return LoadedModel(
         path=path, name=card.name, card=card, tokenizer=tokenizer, engine=engine, context=engine.context
     )
 
 
-def read_model(path: Path, adapter: Path | None = None) -> "tuple[Transformer, Tokenizer]":
+def read_model(
+    path: Path, adapter: Path | None = None, precision: str = ""
+) -> "tuple[Transformer, Tokenizer]":
     """The network and tokenizer of a model folder or a .gguf file, in the precision this machine computes in.
 
+    A large model that does not fit in 16 bits is rounded to 8 or 4 while it is read, and a line says so.
     An adapter is merged into plain weights, and computed beside quantised ones. Raises ModelError when
     the file is unusable or its weights do not fit in memory.
     """
@@ -105,8 +113,15 @@ def read_model(path: Path, adapter: Path | None = None) -> "tuple[Transformer, T
     from phi4.weights.folder import load_model
     from phi4.weights.gguf_read import read_gguf
 
-    dtype = _dtype(read_shape(path))
-    if path.suffix == ".gguf":
+    shape = read_shape(path)
+    rounding = _rounding(path, shape, precision)
+    dtype = None if rounding else _dtype(shape)
+    if rounding:
+        from phi4.weights.quantize import load_quantized, open_original
+
+        original = open_original(path)
+        model, tokenizer = load_quantized(original, rounding), original.tokenizer
+    elif path.suffix == ".gguf":
         found = read_gguf(path, dtype or torch.float32)
         model, tokenizer = found.model, found.tokenizer
     else:
@@ -114,6 +129,42 @@ def read_model(path: Path, adapter: Path | None = None) -> "tuple[Transformer, T
     if adapter is not None:
         _adapt(model, adapter)
     return model, tokenizer
+
+
+def add_precision_option(parser: argparse.ArgumentParser) -> None:
+    """`--precision`, for the verbs that load a model to use it."""
+    parser.add_argument(
+        "--precision",
+        choices=tuple(PRECISIONS),
+        default="",
+        help="round the weights while loading (default: the largest precision that fits this machine)",
+    )
+
+
+def _rounding(path: Path, config: "ModelConfig", precision: str) -> "Quantization | None":
+    """What a model has to be rounded to. Raises ModelError when nothing fits, or it is rounded already."""
+    from phi4.cli.catalog import fitting, memory_bytes
+    from phi4.model.config import Quantization
+    from phi4.model.cost import parameters
+
+    if config.quantization is not None:
+        if precision:
+            raise ModelError(f"{path} is {config.quantization.name} already", "leave --precision out")
+        return None
+    chosen = precision
+    if not precision and parameters(config) >= _SMALL:
+        chosen = fitting(config, memory_bytes())
+        if not chosen:
+            raise ModelError(
+                f"{parameters(config) / 1e9:.1f} billion parameters do not fit this machine in any precision",
+                "`phi4 models` lists what fits",
+            )
+        if chosen != "bf16":
+            print(
+                f"phi4: too large for this machine in 16 bits, so it is rounded to {chosen}", file=sys.stderr
+            )
+    kind = PRECISIONS.get(chosen)
+    return Quantization(*kind) if kind else None
 
 
 def add_adapter_option(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,11 @@
 what came of it. `generate` (lists), `stream` (iterator) and `astream` (asyncio) stand on top of it.
 """
 
+import atexit
 import copy
 import itertools
 import threading
+import weakref
 from collections.abc import Sequence as Items
 from contextlib import suppress
 from queue import SimpleQueue
@@ -92,6 +94,9 @@ class Engine:
         self._inbox: list[Sequence] = []
         self._aborted: set[object] = set()
         self._deadlines = False  # has any request ever had one?
+        self._closing = False
+        # A thread that is inside the network when the interpreter goes away takes the process down with it.
+        atexit.register(_close, weakref.ref(self))
         self._thread: threading.Thread | None = None
 
     def generate(self, requests: Items[Request]) -> list[Completion]:
@@ -143,6 +148,14 @@ class Engine:
         with self._lock:
             if self._thread is not None:
                 self._aborted.add(ticket)
+
+    def close(self) -> None:
+        """Give up everything that runs or waits, and return when the engine's thread has ended."""
+        with self._lock:
+            thread, self._closing = self._thread, True
+        if thread is not None:
+            thread.join()
+        self._closing = False
 
     def statistics(self) -> dict[str, int]:
         """Sequences that run and wait, blocks in use and in all."""
@@ -228,6 +241,8 @@ class Engine:
                 self._scheduler.waiting.extend(self._inbox)
                 self._inbox.clear()
                 aborted, self._aborted = self._aborted, set()
+                if self._closing:
+                    aborted = {sequence.ticket for sequence in self._everyone()}
                 if not self._scheduler.busy:
                     self._thread = None
                     return
@@ -345,6 +360,12 @@ class Engine:
     def _deliver(sequence: Sequence, event: Event) -> None:
         with suppress(Exception):  # a caller that is gone must not hurt the others
             sequence.deliver(event)
+
+
+def _close(engine: "weakref.ref[Engine]") -> None:
+    alive = engine()
+    if alive is not None:
+        alive.close()
 
 
 def _rows(sequence: Sequence, draft: tuple[int, ...]) -> list[Row]:

@@ -150,6 +150,18 @@ def quantize_model(
     return Written(written.bytes, agreement)
 
 
+@torch.no_grad()
+def load_quantized(original: Original, quantization: Quantization) -> Transformer:
+    """The network rounded to nearest while it is read: in memory are the result and one layer of the original."""
+    target = replace(original.config, quantization=quantization)
+    with torch.device("meta"):
+        model = Transformer(target)
+    with Progress(f"rounding to {quantization.name}", target.num_hidden_layers, "layers") as progress:
+        for name, tensor in _stream(original, target, None, progress.advance):
+            model.load_state_dict({name: tensor}, strict=False, assign=True)
+    return model.eval()
+
+
 def agreement_of(first: Original, second: Original, held_out: Passages) -> Agreement:
     """Compare two networks on text, layer by layer, with progress."""
     networks = [
