@@ -8,7 +8,8 @@ from pathlib import Path
 from phi4.cli.models import Card, LoadedModel
 from phi4.text.detokenize import TextStream
 from phi4.text.generation import Completion, Delta, Finish, Request, Token
-from phi4.text.tokenizer import Tokenizer, train_tokenizer
+from phi4.text.tokenizer import Tokenizer
+from phi4.text.train_tokenizer import train_tokenizer
 
 CARD = Card("pico", "pico", ("addition", "code_tracing"), (("addition", 0.98), ("code_tracing", 0.91)))
 

@@ -9,7 +9,7 @@ from phi4.cli.main import main
 from phi4.model.config import ModelConfig
 from phi4.model.transformer import Transformer
 from phi4.skills.catalog import FAMILIES
-from phi4.text.tokenizer import train_tokenizer
+from phi4.text.train_tokenizer import train_tokenizer
 from phi4.weights.folder import save_model
 
 CHOSEN = "addition,clock"

@@ -6,7 +6,8 @@ from functools import cache
 
 from phi4.skills.family import Family, Params, Problem, Solution
 from phi4.text.generation import Completion, Request
-from phi4.text.tokenizer import Tokenizer, train_tokenizer
+from phi4.text.tokenizer import Tokenizer
+from phi4.text.train_tokenizer import train_tokenizer
 
 
 def _sample(rng: random.Random, level: int) -> Params:

@@ -17,7 +17,8 @@ import pytest
 import tiktoken
 
 from phi4.text.chat import Conversation, Message, render
-from phi4.text.tokenizer import Tokenizer, _byte_alphabet
+from phi4.text.tokenizer import Tokenizer
+from phi4.text.tokenizer_spec import byte_alphabet
 from phi4.weights.gguf_tokenizer import PRE_TOKENIZERS, pre_tokenizer_name
 
 PHI_4 = {"<|endoftext|>": 100257, "<|im_start|>": 100264, "<|im_end|>": 100265, "<|im_sep|>": 100266} | {
@@ -66,7 +67,7 @@ def merges_of(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
 def ours(name: str) -> Tokenizer:
     """The tokenizer.json that belongs to the ranks."""
     ranks: dict[bytes, int] = published(name)._mergeable_ranks
-    letter = {byte: character for character, byte in _byte_alphabet().items()}
+    letter = {byte: character for character, byte in byte_alphabet().items()}
     spell = lambda token: "".join(letter[byte] for byte in token)
     pre, special, _ = VOCABULARIES[name]
     spec: dict[str, Any] = {

@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from phi4.errors import DataError, ModelError
 from phi4.text.chat import Conversation, Message, render
+from phi4.text.jinja import CHAT_TEMPLATE
 from phi4.text.jinja import render as run_jinja
-from phi4.text.tokenizer import CHAT_TEMPLATE, Tokenizer
+from phi4.text.tokenizer import Tokenizer
 from tests.evals.fakes import tokenizer as trained
 
 CHATML = (

@@ -1,6 +1,6 @@
 """Where learning starts on a page: by characters, whatever the tokens are."""
 
-from phi4.text.tokenizer import train_tokenizer
+from phi4.text.train_tokenizer import train_tokenizer
 
 TEXT = "Problem: Add 12 and 30.\nSolution:\n12+30=42\nAnswer: 42"
 

@@ -13,7 +13,8 @@ from gguf import GGUFWriter
 from phi4.model.config import from_hf
 from phi4.model.rope import attention_factor
 from phi4.text.chat import Conversation, Message, render
-from phi4.text.tokenizer import CHAT_TEMPLATE, Tokenizer
+from phi4.text.jinja import CHAT_TEMPLATE
+from phi4.text.tokenizer import Tokenizer
 from phi4.weights.checkpoint import Checkpoint
 from phi4.weights.folder import load_model, save_model
 from phi4.weights.gguf_file import GgufFile, open_gguf

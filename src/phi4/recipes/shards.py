@@ -17,7 +17,8 @@ from phi4.skills.catalog import family
 from phi4.skills.family import STANDARD
 from phi4.skills.split import distinct_problems
 from phi4.text.chat import Conversation, render
-from phi4.text.tokenizer import Tokenizer, train_tokenizer
+from phi4.text.tokenizer import Tokenizer
+from phi4.text.train_tokenizer import train_tokenizer
 
 _TOKENIZER_BYTES = 6_000_000
 

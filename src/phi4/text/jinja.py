@@ -12,8 +12,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from phi4.errors import DataError, ModelError
-from phi4.text.templates import Control, Message, Part, Role, Text
+from phi4.text.templates import PHI_4, Control, Message, Part, Role, Template, Text, by_text, by_tokens
 
+# Phi-4's own, for the files of models made here.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' "
+    "+ message['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
+)
 _SECONDS, _BYTES, _LONGEST_TEMPLATE, _LONGEST_OUTPUT = 10, 1 << 30, 200_000, 2_000_000
 _MARK = re.compile("\ufdd0(\\d+)\ufdd1")  # code points that no text uses
 
@@ -129,3 +135,31 @@ def _controls(text: str, special: Collection[str]) -> Iterator[Part]:
     for number, piece in enumerate(pattern.split(text) if pattern else [text]):
         if piece:
             yield Control(piece) if number % 2 else Text(piece)
+
+
+def choose_template(
+    source: str, special: dict[str, int], variables: dict[str, str]
+) -> tuple[str, Template | None, bool]:
+    """(chat template to save, the template to use, whether a launch-era one was replaced)."""
+    if not source:
+        return "", by_tokens(special), False
+    if source == CHAT_TEMPLATE and all(token in special for token in PHI_4.needs):
+        return source, PHI_4, False
+
+    def shipped(messages: Sequence[Message], generation: bool) -> str | None:
+        try:
+            return render(source, messages, generation, variables)
+        except (DataError, ModelError):
+            return None
+
+    known = by_text(special, shipped)
+    if known is PHI_4 and shipped((Message("user", "q1"),), False) == shipped((Message("user", "q1"),), True):
+        return CHAT_TEMPLATE, PHI_4, True
+    if known is not None:
+        return source, known, False
+    guess = by_tokens(special)
+    return (
+        source,
+        JinjaTemplate(source, frozenset(special), tuple(variables.items()), guess.stops if guess else ()),
+        False,
+    )

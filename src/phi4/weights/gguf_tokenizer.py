@@ -11,7 +11,8 @@ from typing import Any
 import tokenizers
 
 from phi4.errors import ModelError
-from phi4.text.tokenizer import QWEN2_PATTERN, Tokenizer
+from phi4.text.tokenizer import Tokenizer
+from phi4.text.train_tokenizer import QWEN2_PATTERN
 from phi4.weights.gguf_file import GgufFile
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
