@@ -22,7 +22,7 @@ import sys; sys.path.insert(0, {str(ROOT)!r})
 from tests.cli.fakes import fake_model
 from phi4.cli import chat
 from phi4.cli.main import main
-chat.load = lambda name, adapter=None: fake_model(slow=float(sys.argv.pop()))
+chat.load = lambda name, *options: fake_model(slow=float(sys.argv.pop()))
 sys.exit(main())
 """
 
