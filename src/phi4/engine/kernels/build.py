@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from phi4.errors import Phi4Error
+from phi4.errors import Phi4Error, RunError
 from phi4.run.files import atomic_file
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -78,8 +78,8 @@ def _compile(compiler: str, flags: tuple[str, ...], openmp: Path, path: Path) ->
             compiled = str(Path(scratch) / "native.o")
             _run([compiler, *flags, "-c", str(SOURCE), "-o", compiled])
             _run([compiler, "-shared", compiled, str(openmp), "-o", str(target)])
-    except OSError as error:
-        raise BuildError(f"cannot write {path}: {error}") from error
+    except (OSError, RunError) as error:
+        raise BuildError(f"cannot write {path}: {error}".splitlines()[0]) from error
 
 
 def _run(command: list[str]) -> str:
