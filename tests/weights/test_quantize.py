@@ -12,12 +12,18 @@ import torch
 from torch import Tensor, nn
 
 import phi4.weights.quantize as room
+from phi4.device import Machine
 from phi4.errors import ModelError, Phi4Error, UsageError
 from phi4.model.config import ModelConfig, Quantization
 from phi4.model.linear import QuantizedLinear, round_to_scale, unpack
+from phi4.model.rope import Rope
 from phi4.model.transformer import Transformer
 from phi4.recipes.calibration import probe
 from phi4.text.chat import Rendered
+from phi4.train.objectives import language_model_loss
+from phi4.train.optim import OptimizerConfig
+from phi4.train.schedule import Schedule
+from phi4.train.trainer import LoopConfig, train
 from phi4.weights.checkpoint import INDEX, save_weights
 from phi4.weights.folder import load_model, logit_difference, save_model
 from phi4.weights.gguf_write import write_gguf
@@ -207,6 +213,18 @@ def test_refusals_are_one_clear_line(tmp_path: Path) -> None:
     nan = open_original(tmp_path / "plain")
     refused(ModelError, "layers.1.mlp.down_proj", lambda: quantize_model(out, nan, INT4, "rtn", READ, HELD))
     assert not (out / "config.json").exists()
+
+
+def test_training_refuses_a_quantised_model(tmp_path: Path) -> None:
+    model = load_model(quantized(tmp_path, INT8))
+    machine = Machine("cpu", "test", 1, 1.0, "", "float32", {"float32": 1.0})
+    loop = LoopConfig(1, Schedule(1e-3, 0, 0.1), OptimizerConfig())
+    with pytest.raises(ModelError, match="cannot be trained"):
+        train(
+            tmp_path / "stage", model, lambda step: [], language_model_loss, loop, machine, Rope(PHI, 8),
+            label="sft", tokens_per_step=8, data_fingerprint="",
+        )  # fmt: skip
+    assert not (tmp_path / "stage").exists()
 
 
 def test_a_result_that_is_another_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
