@@ -312,6 +312,7 @@ constexpr int kPart = kVectors * kLanes;         // outputs of a block: a tile, 
 constexpr int kMostRows = kLanes == 16 ? 8 : 4;  // rows of a block: what the registers hold
 constexpr int64_t kAhead = 4096;                 // bytes of weights asked for in advance
 constexpr int64_t kRowsBytes = 512 * 1024;       // inputs that stay in the second-level cache
+constexpr int64_t kFewInputs = 16 * 1024;        // inputs that the calling thread quantises alone
 
 // `ROWS` rows times `kPart` outputs over all inputs, to y[ROWS][kPart].
 template <int BITS, int ROWS>
@@ -694,18 +695,18 @@ void phi4_linear(const Layer* layer, const void* x, int32_t x_type, int64_t rows
     const int64_t together = std::max<int64_t>(kMostRows, kRowsBytes / inputs / kMostRows * kMostRows);
     // A share of at least 64 KB, so that each thread reads long stretches; small enough to even out the threads.
     const int64_t share = std::max<int64_t>(1, std::min(65536 / (inputs * 4 * w.bits), tiles / (4 * threads)));
+    const auto quantize_row = [&](int64_t row) {
+        const float factor = w.gain ? rms_factor(x, row * inputs, inputs, x_type, w.eps) : 1.0f;
+        for (int64_t g = 0; g < groups; g++) quantize_group(w, in, quantised, row, g, factor);
+    };
+    // Few inputs are quantised sooner than threads meet; a thread that comes late then only finds fewer tiles left.
+    const bool few = rows * inputs <= kFewInputs;
+    for (int64_t row = 0; few && row < rows; row++) quantize_row(row);
 #pragma omp parallel num_threads(threads)
     {
-        if (w.gain) {
+        if (!few) {
 #pragma omp for
-            for (int64_t row = 0; row < rows; row++) {
-                const float factor = rms_factor(x, row * inputs, inputs, x_type, w.eps);
-                for (int64_t g = 0; g < groups; g++) quantize_group(w, in, quantised, row, g, factor);
-            }
-        } else {
-#pragma omp for
-            for (int64_t at = 0; at < rows * groups; at++)
-                quantize_group(w, in, quantised, at / groups, at % groups, 1.0f);
+            for (int64_t row = 0; row < rows; row++) quantize_row(row);
         }
         for (int64_t first = 0; first < rows; first += together) {
             const int64_t last = std::min(rows, first + together);
