@@ -1,5 +1,6 @@
 """Streamed text against the decoding of the whole, cut at the first stop string."""
 
+import codecs
 import itertools
 import json
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from phi4.text.detokenize import TextStream
@@ -66,6 +67,8 @@ STOPS = st.lists(st.text(LETTERS, min_size=1, max_size=4), max_size=3).map(tuple
 
 @settings(max_examples=800, deadline=None)
 @given(TEXTS, STOPS, st.lists(st.integers(0, 1000), max_size=20))
+@example(b"\xed\xa0", (), [])
+@example(b"\xed\xa0\x80", (), [1, 2])
 def test_any_split_gives_the_whole_up_to_the_first_stop(
     whole: bytes, stop: tuple[str, ...], cuts: list[int]
 ) -> None:
@@ -93,16 +96,38 @@ def _certain(read: bytes) -> str:
     return texts[0][: min(length, len(texts[0]) - 1)]
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.text(LETTERS, max_size=12), STOPS, st.lists(st.integers(0, 1000), max_size=20))
+def starts(whole: bytes) -> list[int]:
+    """The first byte of each character; broken bytes are as many characters as the codec's error handler is asked."""
+    found: list[int] = []
+
+    def broken(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeDecodeError)
+        spans.append((error.start, error.end))
+        return "\N{REPLACEMENT CHARACTER}", error.end
+
+    spans: list[tuple[int, int]] = []
+    codecs.register_error("phi4-test-spans", broken)
+    whole.decode("utf-8", errors="phi4-test-spans")
+    good, place = dict(spans), 0
+    while place < len(whole):
+        found.append(place)
+        size = next(n for lead, n in ((0xF0, 4), (0xE0, 3), (0xC0, 2), (0, 1)) if whole[place] >= lead)
+        place = good.get(place, place + size)
+    return found
+
+
+@settings(max_examples=800, deadline=None)
+@given(TEXTS, STOPS, st.lists(st.integers(0, 1000), max_size=20))
+@example(b"\xed\xa0", ("\N{REPLACEMENT CHARACTER}" * 2,), [])
+@example(b"a\xed\xa0b", ("\N{REPLACEMENT CHARACTER}b",), [3])
 def test_tokens_before_the_stop_are_those_that_end_before_its_first_byte(
-    text: str, stop: tuple[str, ...], cuts: list[int]
+    whole: bytes, stop: tuple[str, ...], cuts: list[int]
 ) -> None:
-    chunks = split(text.encode(), cuts)
+    chunks = split(whole, cuts)
     found, stream, _ = streamed(chunks, stop)
     ends = [len(b"".join(chunks[: i + 1])) for i in range(len(chunks))]
     if stream.stopped:
-        assert stream.tokens_before_stop == sum(end <= len(found.encode()) for end in ends)
+        assert stream.tokens_before_stop == sum(end <= starts(whole)[len(found)] for end in ends)
 
 
 def test_a_stop_string_across_tokens_never_leaks() -> None:

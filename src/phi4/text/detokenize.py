@@ -29,8 +29,11 @@ class TextStream:
         if self.stopped:
             return ""
         self._held += self._decoder.decode(self._tokenizer.token_bytes(id))
-        half = bool(self._decoder.getstate()[0])  # the first bytes of one more character
-        self._ends.append(self._shown + len(self._held) + half)
+        half = self._decoder.getstate()[0]  # the first bytes of one more character
+        if len(half.decode("utf-8", errors="replace")) > 1:  # of a surrogate, which never becomes one
+            self._held += self._decoder.decode(b"", final=True)
+            half = b""
+        self._ends.append(self._shown + len(self._held) + bool(half))
         return self._show()
 
     def finish(self) -> str:
