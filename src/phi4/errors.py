@@ -18,7 +18,7 @@ class Phi4Error(Exception):
 
 
 def _one_line(text: str) -> str:
-    """Names and values come from foreign files: nothing in them may break the line, or reach the terminal as a command."""
+    """Names and values come from foreign files: nothing in them may break the line or act on the terminal."""
     flat = text.replace("\r", " ").replace("\n", " ")
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in flat)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} …"

@@ -1,7 +1,9 @@
 """The engine's loop: caches, drafts, LongRoPE, stops, aborts, deadlines and failures change no other token."""
 
 import asyncio
+import json
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ from phi4.errors import BusyError, ModelError
 from phi4.model.config import LongRope
 from phi4.model.rope import Rope, RowRope
 from phi4.model.transformer import RopeTable, Transformer, causal_attention
-from phi4.text.generation import Completion, Request, SamplingParams
+from phi4.text.generation import Completion, Grammar, Request, SamplingParams
 from tests.contracts.networks import network
 from tests.evals.fakes import tokenizer
 
@@ -164,6 +166,41 @@ def test_stop_strings_end_the_text_before_them() -> None:
     assert text[:begin].startswith(tokenizer().decode(found.ids))
     streamed = "".join(delta.text for delta in engine().stream(Request(ids, params)))
     assert streamed == text[:begin]
+
+
+def test_grammars_in_one_batch_hold_and_hurt_nobody() -> None:
+    grammars = [
+        Grammar("regex", "[0-9]{3}-[a-c]+"),
+        Grammar("choice", '["yes", "no", "maybe"]'),
+        Grammar(
+            "json_schema", '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
+        ),
+        None,
+    ]
+    requests = [
+        Request(ids, SamplingParams(max_tokens=60, temperature=t, seed=i, grammar=grammar))
+        for i, ids in enumerate(prompts(3, 40))
+        for grammar in grammars
+        for t in (0.0, 1.0)
+    ]
+    made = network(tokenizer().vocab_size + 3, CONTEXT, tied=False)
+    found = engine(made, speculate=True).generate(requests)
+    for request, completion in zip(requests, found, strict=True):
+        text, grammar = tokenizer().decode(completion.ids), request.params.grammar
+        if grammar is None:
+            (alone,) = engine(made).generate([request])
+            assert completion.ids == alone.ids
+        elif completion.finish == "stop":
+            if grammar.kind == "regex":
+                assert re.fullmatch(grammar.source, text)
+            elif grammar.kind == "choice":
+                assert text in json.loads(grammar.source)
+            else:
+                assert type(json.loads(text)["n"]) is int
+    ended = [c.finish for r, c in zip(requests, found, strict=True) if r.params.grammar is not None]
+    assert ended.count("stop") > len(ended) // 2
+    with pytest.raises(ModelError):
+        engine(made).stream(Request((1, 2), SamplingParams(grammar=Grammar("regex", "(((("))))
 
 
 def slow_engine(seconds: float = 0.01, **options: Any) -> Engine:

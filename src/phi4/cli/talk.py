@@ -1,9 +1,11 @@
 """What `chat` and `ask` share: sampling options, fitting a conversation, streaming an answer as text."""
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi4.errors import UsageError
@@ -11,7 +13,7 @@ from phi4.errors import UsageError
 if TYPE_CHECKING:
     from phi4.cli.models import LoadedModel
     from phi4.text.chat import Conversation
-    from phi4.text.generation import Finish
+    from phi4.text.generation import Finish, Grammar
 
 DEFAULT_MAX_TOKENS = 512
 _ENDINGS = {
@@ -31,6 +33,7 @@ class Settings:
     top_p: float = 1.0
     seed: int = 0
     max_tokens: int = DEFAULT_MAX_TOKENS
+    grammar: "Grammar | None" = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=int, default=defaults.max_tokens, help="longest answer (default %(default)s)"
     )
     parser.add_argument("--system", default="", metavar="TEXT", help="system message")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument(
+        "--schema", metavar="JSON", help="answer in JSON of this schema (a file's name, or the schema)"
+    )
+    shape.add_argument("--regex", help="answer with text of which all matches this expression")
+    shape.add_argument("--choice", metavar="A,B,...", help="answer with one of these")
     parser.add_argument("--yes", action="store_true", help="fetch a model that is not here without asking")
 
 
@@ -101,7 +110,25 @@ def settings(args: argparse.Namespace) -> Settings:
         raise UsageError(f"--top-p {args.top_p}: must be above 0 and at most 1")
     if args.max_tokens < 1:
         raise UsageError(f"--max-tokens {args.max_tokens}: must be at least 1")
-    return Settings(args.temperature, args.top_p, args.seed, args.max_tokens)
+    return Settings(args.temperature, args.top_p, args.seed, args.max_tokens, _grammar(args))
+
+
+def _grammar(args: argparse.Namespace) -> "Grammar | None":
+    """What the answer must look like. Raises UsageError for a schema file that cannot be read."""
+    from phi4.text.generation import Grammar
+
+    if args.regex is not None:
+        return Grammar("regex", args.regex)
+    if args.choice is not None:
+        return Grammar("choice", json.dumps([choice.strip() for choice in args.choice.split(",")]))
+    if args.schema is None:
+        return None
+    if args.schema.lstrip().startswith("{"):
+        return Grammar("json_schema", args.schema)
+    try:
+        return Grammar("json_schema", Path(args.schema).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--schema {args.schema} cannot be read: {error}") from error
 
 
 def fit(
@@ -152,6 +179,7 @@ def answer(
         temperature=settings.temperature,
         top_p=settings.top_p,
         seed=settings.seed,
+        grammar=settings.grammar,
         stop_loops=True,
     )
     begun = time.perf_counter()

@@ -214,7 +214,7 @@ class Engine:
             if streaming or params.stop:
                 sequence.text = TextStream(self.tokenizer, params.stop)
             if grammar is not None:
-                sequence.matcher = grammar.matcher()
+                sequence.matcher = grammar.matcher(sequence.stops)
             elif self._speculate:
                 sequence.lookup = PromptLookup(request.ids)
             if params.stop_loops:

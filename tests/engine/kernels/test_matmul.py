@@ -170,8 +170,12 @@ def test_bfloat16_and_other_rows(library: Library) -> None:
 def test_what_does_not_fit() -> None:
     assert not native_module.fits(quantized(4, 48, Quantization(8), torch.float32))
     assert native_module.fits(quantized(4, 96, Quantization(8), torch.float32))
-    assert isinstance(faster(quantized(8, 128, Quantization(4, 32), torch.float32)), QuantizedLinear)
-    assert isinstance(faster(quantized(32, 128, Quantization(8, 64), torch.float32)), QuantizedLinear)
+    assert isinstance(
+        faster(quantized(8, 128, Quantization(4, 32), torch.float32), copy=False), QuantizedLinear
+    )
+    assert isinstance(
+        faster(quantized(32, 128, Quantization(8, 64), torch.float32), copy=False), QuantizedLinear
+    )
 
 
 @pytest.mark.parametrize("quantization", FORMATS[:5], ids=lambda q: q.name)
@@ -179,10 +183,25 @@ def test_what_does_not_fit() -> None:
 def test_plain_operators(quantization: Quantization, count: int) -> None:
     """bfloat16 arithmetic: eight bits, so two per mille of the largest result."""
     linear = quantized(64, 256, quantization, torch.bfloat16)
-    layer = faster(linear)
+    layer = faster(linear, copy=False)
     assert isinstance(layer, PlainInt4 if quantization.bits == 4 else PlainInt8)
     x = rows(count, 256).to(torch.bfloat16).float()
     expected = x.double() @ exact(linear).T
     y = layer(x)
     assert y.dtype == torch.float32
     torch.testing.assert_close(y.double(), expected, rtol=0, atol=8e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("quantization", FORMATS[:5], ids=lambda q: q.name)
+def test_plain_copies_for_many_rows(quantization: Quantization) -> None:
+    """int8 activations, each row as if it were alone: bit for bit the same in any batch."""
+    linear = quantized(64, 256, quantization, torch.bfloat16)
+    layer = faster(linear, copy=True)
+    x = rows(9, 256) * torch.logspace(-3, 3, 9)[:, None]
+    y = layer(x)
+    expected = x.double() @ exact(linear).T
+    error = (y - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-30)  # one of the rows is zero
+    assert float(error.max()) < 0.05
+    for some in ([0, 3], [8, 1, 5], list(range(9))):
+        assert torch.equal(layer(x[some]), y[some])
+    assert torch.equal(layer(x[None]), y[None])

@@ -13,7 +13,9 @@ from phi4.engine.kernels import build, native, plain
 from phi4.engine.kernels.cache import PagedKV
 from phi4.engine.kernels.layers import NativeBlock, NativeHead, NativeLinear, block_fits, rounded
 from phi4.engine.kernels.native import Library
+from phi4.engine.memory import available_bytes
 from phi4.errors import ModelError
+from phi4.model.cost import matmul_parameters
 from phi4.model.linear import QuantizedLinear
 from phi4.model.transformer import Block, Transformer
 
@@ -65,15 +67,16 @@ class Kernels:
             raise ModelError(
                 f"an output matrix of {head_bits} bits is not supported", "choose 0 (as it is), 4 or 8"
             )
+        copy = _room_for_copy(model)
         wide = self.dtype == torch.float64  # exactness is asked for: the reference layers stay
         if not wide:
             for number, block in enumerate(model.layers):
                 assert isinstance(block, Block)
-                model.layers[number] = self._block(block)
-        head = self._rounded_head(model, head_bits) if head_bits and not wide else self._head(model)
+                model.layers[number] = self._block(block, copy)
+        head = self._rounded_head(model, head_bits, copy) if head_bits and not wide else self._head(model)
         return head
 
-    def _block(self, block: Block) -> nn.Module:
+    def _block(self, block: Block, copy: bool) -> nn.Module:
         if self.library and block_fits(block):
             return NativeBlock(self.library, block)
         if self.block is not None:
@@ -85,7 +88,7 @@ class Kernels:
                 if self.library and native.fits(child):
                     setattr(part, name, NativeLinear(self.library, child))
                 else:
-                    setattr(part, name, plain.faster(child))
+                    setattr(part, name, plain.faster(child, copy))
         return block
 
     def _head(self, model: Transformer) -> Head:
@@ -96,7 +99,7 @@ class Kernels:
 
         return head
 
-    def _rounded_head(self, model: Transformer, bits: int) -> Head:
+    def _rounded_head(self, model: Transformer, bits: int, copy: bool) -> Head:
         weight_VD = model.head_weight
         if weight_VD.shape[1] % 32:
             raise ModelError(f"an output matrix of {weight_VD.shape[1]} columns cannot be rounded")
@@ -105,13 +108,19 @@ class Kernels:
             del model.lm_head
         if self.library and native.fits(small):
             return NativeHead(self.library, small)
-        layer = plain.faster(small)
+        layer = plain.faster(small, copy)
 
         def head(h: Tensor) -> Tensor:
             logits: Tensor = layer(h)
             return logits.float()
 
         return head
+
+
+def _room_for_copy(model: Transformer) -> bool:
+    """Does an int8 copy of every weight leave two thirds of the free memory to everything else?"""
+    device = model.embed_tokens.weight.device
+    return device.type == "cpu" and matmul_parameters(model.config) < available_bytes(device) // 3
 
 
 def select(device: torch.device, dtype: torch.dtype | None = None) -> Kernels:
