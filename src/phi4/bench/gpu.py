@@ -1,5 +1,6 @@
 """The engine on a GPU at the 14B shape, with random weights made there: tokens per second beside the ceiling."""
 
+import gc
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -63,6 +64,7 @@ def run(config: ModelConfig = PHI_4) -> list[Row]:
             print(_line(rows[-1]), flush=True)
         print(f"{precision}: peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", flush=True)
         del peer, model
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     return rows

@@ -19,6 +19,7 @@ from phi4.model.linear import QuantizedLinear
 from phi4.model.transformer import Attend, Block
 
 _SPLIT = 8  # blocks of the cache that one program of the attention reads
+_ROW_WORDS = 32  # words of a row that one step of a program reads
 _LEAST_ROWS = 16  # rows of the smallest tensor-core product
 
 
@@ -292,10 +293,56 @@ def _int4(
     )
 
 
+@triton.jit
+def _int4_row(
+    x, words, scales, out, outputs, inputs, scale_stride,
+    GROUP: tl.constexpr, TILE_O: tl.constexpr, WORDS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    column = tl.program_id(0) * TILE_O + tl.arange(0, TILE_O)
+    part = tl.program_id(1)
+    word = tl.arange(0, WORDS)
+    inside = column < outputs
+    steps = inputs // 8 // WORDS // PARTS
+    rows = words + column[:, None].to(tl.int64) * (inputs // 8)
+    scale_rows = scales + column[:, None].to(tl.int64) * scale_stride
+    sums = tl.zeros((TILE_O, WORDS), tl.float32)
+    for step in range(part * steps, part * steps + steps):
+        at = step * WORDS + word
+        packed = tl.load(rows + at[None, :], mask=inside[:, None], other=0)
+        scale = tl.load(scale_rows + (at * 8 // GROUP)[None, :], mask=inside[:, None], other=0.0)
+        product = tl.zeros((TILE_O, WORDS), tl.float32)
+        for place in tl.static_range(8):
+            value = (((packed >> (4 * place)) & 15) - 8).to(tl.float32)
+            product += value * tl.load(x + at * 8 + place).to(tl.float32)[None, :]
+        sums += product * scale.to(tl.float32)
+    tl.store(out + part * outputs + column, tl.sum(sums, 1), mask=inside)
+
+
+def _int4_one(linear: QuantizedLinear, x_1I: Tensor, parts: int) -> Tensor:
+    """One row: no tensor cores, as many loads in flight as the memory takes (tiles measured on an H100)."""
+    inputs, outputs = x_1I.shape[1], len(linear.weight_packed)
+    out_PO = torch.empty((parts, outputs), device=x_1I.device)
+    tile = 64 if outputs > inputs else 16
+    _int4_row[(triton.cdiv(outputs, tile), parts)](
+        *(x_1I.contiguous(), linear.weight_packed, linear.weight_scale, out_PO),
+        *(outputs, inputs, linear.weight_scale.stride(0)),
+        GROUP=linear.quantization.group_size,
+        TILE_O=tile,
+        WORDS=_ROW_WORDS,
+        PARTS=parts,
+        num_warps=4,
+        num_stages=4,
+    )
+    return out_PO.sum(0, keepdim=True).to(x_1I.dtype)
+
+
 def int4_linear(linear: QuantizedLinear, x_MI: Tensor) -> Tensor:
     """x_MI times a weight of 4 bits in groups, unpacked on the way into the tensor cores."""
     rows, inputs = x_MI.shape
     outputs = len(linear.weight_packed)
+    parts = next((n for n in (4, 2, 1) if inputs % (8 * _ROW_WORDS * n) == 0), 0)
+    if rows == 1 and parts:
+        return _int4_one(linear, x_MI, parts)
     out_MO = torch.empty((rows, outputs), dtype=x_MI.dtype, device=x_MI.device)
     tile_m = 16 if rows <= 16 else 64
     tile_o = 32 if rows <= 16 else 128
