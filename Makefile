@@ -1,16 +1,18 @@
-# make run | test | bench | soak | lint | clean.  PYTHON, TORCH and ARGS can be set on the command line:
+# make run | test | bench | bench-engine | bench-gpu | soak | lint | clean.  PYTHON, TORCH and ARGS can be set on the command line:
 #   make run PYTHON=python3.12        which Python (3.11 or newer) the environment is made from
 #   make run TORCH="torch==2.13.0"    what pip installs as torch (after a change: make clean first)
 #   make run ARGS=--fresh             passed on to the command
+#   make bench-engine PEER=python     a Python whose llama-cpp-python was built for this CPU (made if it is missing)
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 ARGS ?=
+PEER ?= .venv-peer/bin/python
 
 # The caller's Python settings must not leak into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: run test bench soak lint clean whole
+.PHONY: run test bench bench-engine bench-gpu soak lint clean whole
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -29,6 +31,19 @@ soak: .venv/.dev
 bench: .venv/.core
 	@$(BIN)/phi4 bench pivotal $(ARGS)
 
+# Speed beside llama.cpp and transformers. The peer is compiled for this CPU, in an environment of its own (5 minutes).
+bench-engine: .venv/.dev $(PEER)
+	@$(BIN)/phi4 bench engine --peer $(PEER) $(ARGS)
+
+.venv-peer/bin/python:
+	@"$(PYTHON)" -m venv .venv-peer
+	@CMAKE_ARGS="-DGGML_NATIVE=ON" .venv-peer/bin/python -m pip install --quiet --no-binary llama-cpp-python llama-cpp-python \
+	  || { rm -rf .venv-peer; exit 1; }
+
+# On a GPU machine, with whatever PyTorch it has: under nine minutes.
+bench-gpu:
+	@PYTHONPATH=src "$(PYTHON)" -m phi4.bench.gpu $(ARGS)
+
 lint: .venv/.dev
 	@$(BIN)/ruff check src tests
 	@$(BIN)/ruff format --check src tests
@@ -37,7 +52,7 @@ lint: .venv/.dev
 
 # Runs, data and models are never touched.
 clean:
-	rm -rf .venv build .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-peer build .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.python:

@@ -367,6 +367,17 @@ def test_memory_bounds_the_context_and_who_runs(dtype: torch.dtype) -> None:
         assert tokens(found) == [greedy(model(), request.ids, 20) for request in requests]
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
+def test_narrow_caches_give_nearly_the_same(dtype: torch.dtype) -> None:
+    requests = [Request(ids, SamplingParams(max_tokens=1, prompt_logprobs=True)) for ids in prompts(4, 200)]
+    forced = [Request(ids, SamplingParams(max_tokens=12, top_logprobs=1)) for ids in prompts(4, 200)]
+    wide, narrow = engine(dtype=torch.float32), engine(dtype=torch.float32, cache_dtype=dtype, step_tokens=32)
+    for one, other in zip(wide.generate(requests), narrow.generate(requests), strict=True):
+        assert list(other.prompt_logprobs) == pytest.approx(list(one.prompt_logprobs), abs=0.25)
+    for one, other in zip(wide.generate(forced), narrow.generate(forced), strict=True):
+        assert one.ids[:1] == other.ids[:1] or one.logprobs[0] < -0.6  # up to near-ties
+
+
 def chaos(made: Engine, seed: int, count: int) -> None:
     """Concurrent requests with random aborts; the ones that are left give the tokens they give alone."""
     rng = random.Random(seed)

@@ -121,6 +121,7 @@ class Plan:
     threads: int = 2
     batches: tuple[int, ...] = (1, 2, 4, 8, 16)
     prompts: tuple[int, ...] = (512, 4096)
+    requests: int = 1000  # after which memory must not have grown
 
 
 @dataclass
@@ -134,6 +135,7 @@ class Measured:
     loads: dict[str, float] = field(default_factory=dict)  # seconds
     memory: dict[str, float] = field(default_factory=dict)  # peak bytes
     info: dict[str, Any] = field(default_factory=dict)
+    grown: dict[str, int] = field(default_factory=dict)  # bytes in memory before and after many requests
 
     def median(self, question: str, program: str) -> float | None:
         """The median over the rounds."""
@@ -208,6 +210,9 @@ def measure(plan: Plan, shape: str, say: Callable[[str], None] = print) -> Measu
             measured.bandwidth = max(measured.bandwidth, read_bandwidth())
         for program in programs:
             measured.memory[program.name] = program.ask({"do": "memory"})["bytes"]
+        if plan.requests:
+            say(f"{plan.requests:,} requests")
+            measured.grown = programs[0].ask({"do": "many", "requests": plan.requests})
     finally:
         for program in programs:
             program.close()
@@ -236,6 +241,12 @@ def table(measured: Measured) -> str:
         ("peak memory, GB", measured.memory, 1e-9),
     ):
         lines.append(f"| {title} | " + " | ".join(f"{values[name] * scale:.1f}" for name in names) + " | | |")
+    if measured.grown:
+        before, after = measured.grown["before"], measured.grown["after"]
+        lines += [
+            "",
+            f"memory of phi4 after many requests: {before / 1e9:.3f} GB, after ten times as many {after / 1e9:.3f} GB",
+        ]
     lines += ["", "| target | ratio | wanted |", "|---|---|---|"]
     for question, ours, theirs, wanted in TARGETS[measured.shape]:
         ratio = measured.ratio(question, ours, theirs)

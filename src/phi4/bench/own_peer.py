@@ -104,6 +104,16 @@ class Peer:
         times = self._ask([(*prompt[:-16], *self._prompt(16, 9))], 1)
         return {"seconds": times.first[0]}
 
+    def many(self, requests: int) -> dict[str, Any]:
+        """Bytes in memory after a tenth of `requests` different requests, and after all of them."""
+        sizes = []
+        for part in (range(requests // 10), range(requests // 10, requests)):
+            for first in range(part.start, part.stop, 50):
+                self._ask([self._prompt(40, 1000 + n) for n in range(first, min(first + 50, part.stop))], 2)
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            sizes.append(pages * resource.getpagesize())
+        return {"before": sizes[0], "after": sizes[1]}
+
     def memory(self) -> dict[str, Any]:
         """Peak memory of this process in bytes."""
         return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

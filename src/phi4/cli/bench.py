@@ -96,7 +96,7 @@ def _engine(args: argparse.Namespace) -> tuple[str, list[dict[str, object]]]:
 
     plan = engine.Plan(args.peer, args.out, 1 if args.quick else args.rounds)
     if args.quick:
-        plan = dataclasses.replace(plan, batches=(1, 8), prompts=(512,))
+        plan = dataclasses.replace(plan, batches=(1, 8), prompts=(512,), requests=0)
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     found = []
     for shape in args.shape or ["phi-4-mini"]:

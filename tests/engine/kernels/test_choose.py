@@ -85,7 +85,7 @@ def test_a_model_on_each_set_of_kernels(
 ) -> None:
     expected = logits(small_model(quantization, tied=tied))
     # int8 inputs cost a percent here, a head of 8 bits as much again, one of 4 bits a tenth.
-    bound = {0: 0.025, 8: 0.035, 4: 0.15}[head_bits]
+    bound = {0: 0.03, 8: 0.04, 4: 0.15}[head_bits]
     for kernels in (plain_kernels(), native_kernels(native)):
         model = small_model(quantization, tied=tied)
         head = kernels.prepare(model, head_bits)
