@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # What a machine that only trains and samples may lack.
-EXTRAS = ("pyarrow", "jinja2", "matplotlib", "transformers", "datasketch", "pydantic", "pandas")
+EXTRAS = ("pyarrow", "jinja2", "matplotlib", "transformers", "datasketch", "pydantic", "pandas", "llguidance", "gguf")
 
 
 def test_arrows_point_one_way() -> None:
@@ -28,7 +28,8 @@ for name in {EXTRAS}:
     sys.modules[name] = None  # makes `import name` fail
 room = importlib.import_module("phi4.{room}")
 for module in pkgutil.walk_packages(room.__path__, "phi4.{room}."):
-    importlib.import_module(module.name)
+    if module.name != "phi4.engine.kernels.gpu":  # Triton comes with PyTorch's CUDA builds and is asked for there only
+        importlib.import_module(module.name)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

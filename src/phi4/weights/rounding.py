@@ -14,7 +14,7 @@ from phi4.model.linear import pack, round_to_scale
 # largest weights and rounds the others more finely.
 _PLACES = {4: (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5), 8: (127.0, 127.5, 128.0)}
 _COLUMNS = 128  # GPTQ passes errors on within this many columns at once, to all later ones afterwards
-_ELEMENTS = 1 << 21  # weights whose scales are searched together
+_ELEMENTS = 1 << 17  # weights whose scales are searched together: what a core's cache holds
 _DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the mean diagonal; the first that makes the matrix invertible
 
 
@@ -36,31 +36,25 @@ def nearest(weight_OI: Tensor, quantization: Quantization, dtype: torch.dtype) -
 
 
 def best_scales(weight_OSG: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
-    """scale_OS in `dtype`: the candidate with the smallest squared error for each group of float32 weights.
+    """scale_OS in `dtype` with the smallest squared error for each group of float32 weights, among a few candidates.
 
-    Candidates put the largest magnitude at several places of the grid, and each is also refitted to the values it
-    rounds to by least squares, which finds the very scale again when the weights lie on a grid.
+    The largest magnitude is put at several places of the grid; the values v that gives are kept and the scale fitted
+    to them by least squares, w·v / v·v, which leaves |w|² - (w·v)² / v·v and so finds the scale of weights that lie on
+    a grid again.
     """
     half = 1 << bits - 1
-    largest_OS = weight_OSG.abs().amax(-1)
-    best_OS = error_OS = torch.tensor(0.0)
-    for number, place in enumerate(_PLACES[bits]):
-        first_OS = _usable(largest_OS / place, dtype)
-        value_OSG = (weight_OSG / first_OS[..., None].float()).round_().clamp_(-half, half - 1)
-        fitted = (weight_OSG * value_OSG).sum(-1) / value_OSG.pow(2).sum(-1).clamp_min(1)
-        for again, scale_OS in enumerate((first_OS, _usable(fitted, dtype))):
-            wide = scale_OS[..., None].float()
-            rest_OSG = (weight_OSG / wide).round_().clamp_(-half, half - 1).mul_(wide).sub_(weight_OSG)
-            squared_OS = rest_OSG.pow_(2).sum(-1)
-            if not number and not again:
-                best_OS, error_OS = scale_OS, squared_OS
-                continue
-            better = squared_OS < error_OS
-            best_OS, error_OS = (
-                torch.where(better, scale_OS, best_OS),
-                torch.where(better, squared_OS, error_OS),
-            )
-    return best_OS
+    largest_OS1 = weight_OSG.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    scale_OS = gain_OS = torch.zeros(weight_OSG.shape[:2], device=weight_OSG.device)
+    for place in _PLACES[bits]:
+        value_OSG = (weight_OSG * (place / largest_OS1)).round_().clamp_(-half, half - 1)
+        product_OS = (weight_OSG * value_OSG).sum(-1)
+        fitted_OS = product_OS / value_OSG.pow_(2).sum(-1).clamp_min_(1)
+        better_OS = product_OS * fitted_OS > gain_OS
+        gain_OS = torch.where(better_OS, product_OS * fitted_OS, gain_OS)
+        scale_OS = torch.where(better_OS, fitted_OS, scale_OS)
+    stored_OS = scale_OS.to(dtype)
+    # 1 where a group is all zeros, or too small for the dtype
+    return torch.where(stored_OS > 0, stored_OS, torch.ones_like(stored_OS))
 
 
 def error_fed_back(
@@ -77,26 +71,24 @@ def error_fed_back(
     bits, size = quantization.bits, quantization.group_size or columns
     quantization.scales(columns)
     factor_II = _inverse_factor(second_moment_II.float())
-    value_OI = torch.empty((rows, columns), dtype=torch.int8, device=weight_OI.device)
+    value_IO = torch.empty((columns, rows), dtype=torch.int8, device=weight_OI.device)
     scales: list[Tensor] = []
     if not quantization.group_size:
         scales = [best_scales(weight_OI[:, None], bits, dtype)]
     for start in range(0, columns, _COLUMNS):
         stop = min(start + _COLUMNS, columns)
-        block_OC = weight_OI[:, start:stop]
-        error_OC = torch.empty_like(block_OC)
-        for i in range(stop - start):
-            at = start + i
+        block_CO = weight_OI[:, start:stop].T.contiguous()
+        error_CO = torch.empty_like(block_CO)
+        for i, at in enumerate(range(start, stop)):
             if quantization.group_size and at % size == 0:
-                scales.append(best_scales(block_OC[:, None, i : i + size], bits, dtype))
-            column_O1 = block_OC[:, i : i + 1]
+                scales.append(best_scales(block_CO[i : i + size].T[:, None].contiguous(), bits, dtype))
             scale_O1 = scales[-1].float()
-            value_O1 = round_to_scale(column_O1, scale_O1, bits)
-            value_OI[:, at : at + 1] = value_O1
-            error_OC[:, i : i + 1] = (column_O1 - value_O1 * scale_O1) / factor_II[at, at]
-            block_OC[:, i + 1 :] -= error_OC[:, i : i + 1] * factor_II[at, at + 1 : stop]
-        weight_OI[:, stop:] -= error_OC @ factor_II[start:stop, stop:]
-    return pack(value_OI, bits), torch.cat(scales, 1)
+            value_O1 = round_to_scale(block_CO[i, :, None], scale_O1, bits)
+            value_IO[at] = value_O1[:, 0]
+            error_CO[i] = (block_CO[i] - (value_O1 * scale_O1)[:, 0]) / factor_II[at, at]
+            block_CO[i + 1 :].addr_(factor_II[at, at + 1 : stop], error_CO[i], alpha=-1)
+        weight_OI[:, stop:].addmm_(error_CO.T, factor_II[start:stop, stop:], alpha=-1)
+    return pack(value_IO.T.contiguous(), bits), torch.cat(scales, 1)
 
 
 def _inverse_factor(moment_II: Tensor) -> Tensor:
@@ -120,12 +112,6 @@ def _inverse_factor(moment_II: Tensor) -> Tensor:
         "the calibration text gives inputs that cannot be used",
         "use another --calibration text or --method rtn",
     )
-
-
-def _usable(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """In the dtype that is stored; 1 where a group is all zeros or too small for it."""
-    stored = scale.to(dtype)
-    return torch.where(stored > 0, stored, torch.ones_like(stored))
 
 
 def _finite(weight: Tensor) -> Tensor:
