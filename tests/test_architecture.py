@@ -9,7 +9,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # What a machine that only trains and samples may lack.
-EXTRAS = ("pyarrow", "jinja2", "matplotlib", "transformers", "datasketch", "pydantic", "pandas", "llguidance", "gguf")
+EXTRAS = (
+    "pyarrow",
+    "jinja2",
+    "matplotlib",
+    "transformers",
+    "datasketch",
+    "pydantic",
+    "pandas",
+    "llguidance",
+    "gguf",
+)
 
 
 def test_arrows_point_one_way() -> None:

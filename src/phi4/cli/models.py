@@ -89,8 +89,11 @@ def load(name_or_path: str | None, adapter: Path | None = None, precision: str =
     model, tokenizer = read_model(path, adapter, precision)
     for notice in tokenizer.notices:
         print(f"phi4: {card.name}: {notice}", file=sys.stderr)
-    # A head of 8 bits changes next to nothing and is half of what a large vocabulary costs a token.
-    head_bits = 8 if model.config.quantization and model.config.vocab_size >= _LARGE_VOCABULARY else 0
+    head_bits = 0
+    if model.config.quantization and model.config.vocab_size >= _LARGE_VOCABULARY:
+        head_bits = (
+            4 if model.config.tie_word_embeddings else 8
+        )  # neither changes what is said: see Kernels.prepare
     engine = Engine(model, tokenizer, head_bits=head_bits, speculate=True)
     remember(path)
     return LoadedModel(

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from phi4.engine.kernels import build, native, plain
 from phi4.engine.kernels.cache import PagedKV
-from phi4.engine.kernels.layers import NativeBlock, NativeHead, NativeLinear, block_fits, rounded
+from phi4.engine.kernels.layers import (
+    NativeBlock,
+    NativeHead,
+    NativeLinear,
+    ShortlistHead,
+    block_fits,
+    rounded,
+)
 from phi4.engine.kernels.native import Library
 from phi4.engine.memory import available_bytes
 from phi4.errors import ModelError
@@ -60,7 +67,8 @@ class Kernels:
 
         Layer by layer, each original is freed before the next, so the peak is the model and one layer.
         `head_bits` 8 or 4 rounds the output matrix at load (tied or not; the embedding keeps its precision, an
-        output matrix of its own is freed). The logits are float32, or float64 for float64.
+        output matrix of its own is freed; one of 4 bits that is tied only finds the likely tokens, whose logits are
+        then exact). The logits are float32, or float64 for float64.
         Raises ModelError for other head_bits.
         """
         if head_bits not in (0, 4, 8):
@@ -107,14 +115,15 @@ class Kernels:
         if not model.config.tie_word_embeddings:
             del model.lm_head
         if self.library and native.fits(small):
-            return NativeHead(self.library, small)
-        layer = plain.faster(small, copy)
+            fast: Head = NativeHead(self.library, small)
+        else:
+            layer = plain.faster(small, copy)
 
-        def head(h: Tensor) -> Tensor:
-            logits: Tensor = layer(h)
-            return logits.float()
+            def fast(h: Tensor) -> Tensor:
+                logits: Tensor = layer(h)
+                return logits.float()
 
-        return head
+        return ShortlistHead(fast, weight_VD) if bits == 4 and model.config.tie_word_embeddings else fast
 
 
 def _room_for_copy(model: Transformer) -> bool:
