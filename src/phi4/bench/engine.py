@@ -60,6 +60,7 @@ class Question:
     ask: dict[str, Any]
     unit: str
     value: Callable[[dict[str, Any]], float]  # of an answer
+    once: bool = False  # takes minutes: the first round only
 
 
 def _rate(tokens: int) -> Callable[[dict[str, Any]], float]:
@@ -72,7 +73,10 @@ def _step_rate(batch: int) -> Callable[[dict[str, Any]], float]:
 
 def questions(batches: Sequence[int], prompts: Sequence[int]) -> list[Question]:
     """Prefill, decode, and time to a first token behind a cached prompt."""
-    found = [Question(f"prefill {n:,}", {"do": "prefill", "tokens": n}, "tok/s", _rate(n)) for n in prompts]
+    found = [
+        Question(f"prefill {n:,}", {"do": "prefill", "tokens": n}, "tok/s", _rate(n), once=n > 2048)
+        for n in prompts
+    ]
     for batch in batches:
         ask = {"do": "decode", "batch": batch, "steps": _STEPS, "depth": _DEPTH}
         found.append(Question(f"decode, batch {batch}", ask, "tok/s", _step_rate(batch)))
@@ -136,6 +140,7 @@ class Measured:
     ceilings: dict[str, float]  # question -> the most this machine could do
     bandwidth: float  # bytes per second, measured in the same run
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # question -> program -> values
+    beside: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # the same beside transformers
     loads: dict[str, float] = field(default_factory=dict)  # seconds
     memory: dict[str, float] = field(default_factory=dict)  # peak bytes
     info: dict[str, Any] = field(default_factory=dict)
@@ -143,84 +148,112 @@ class Measured:
 
     def median(self, question: str, program: str) -> float | None:
         """The median over the rounds."""
-        found = self.values.get(question, {}).get(program)
+        values = self.beside if program == TRANSFORMERS else self.values
+        found = values.get(question, {}).get(program)
         return statistics.median(found) if found else None
 
     def ratio(self, question: str, ours: str, theirs: str) -> float | None:
         """The median of the rounds' ratios: what was measured side by side is compared."""
-        first, second = (self.values.get(question, {}).get(name, []) for name in (ours, theirs))
+        values = self.beside if theirs == TRANSFORMERS else self.values
+        first, second = (values.get(question, {}).get(name, []) for name in (ours, theirs))
         if not first or not second:
             return None
         return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
+Start = tuple[
+    str, list[str], dict[str, Any], dict[str, str]
+]  # name, command, the question that loads, environment
+
+
 def measure(plan: Plan, shape: str, say: Callable[[str], None] = print) -> Measured:
-    """All rounds of one shape."""
+    """All rounds of one shape: the 4-bit programs in alternation, then ours beside transformers in 16 bits."""
+    four_bits, beside = _starts(plan, shape, say)
+    bandwidth = read_bandwidth()
+    quantized = replace(SHAPES[shape], quantization=Quantization(4, GROUP[shape]))
+    measured = Measured(shape, _ceilings(quantized, bandwidth, plan), bandwidth)
+    asked = questions(plan.batches, plan.prompts)
+    _alternate(measured, four_bits, asked, plan.rounds, measured.values, plan.requests, say)
+    if len(beside) > 1:
+        asked = [question for question in asked if question.name in _FOR_TRANSFORMERS]
+        _alternate(measured, beside, asked, min(plan.rounds, 2), measured.beside, 0, say)
+    return measured
+
+
+def _starts(plan: Plan, shape: str, say: Callable[[str], None]) -> tuple[list[Start], list[Start]]:
+    """The programs of the two comparisons; all of them at once would not fit in memory. Writes what is missing."""
     config = SHAPES[shape]
+
+    def written(name: str, write: Callable[[Path], None]) -> str:
+        path = plan.folder / name
+        if not (path / "config.json").exists() and not path.is_file():
+            say(f"writing {path}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+        return str(path)
+
     quantized = replace(config, quantization=Quantization(4, GROUP[shape]))
-    folder = plan.folder / f"{shape}-int4-g{GROUP[shape]}"
-    if not (folder / "config.json").exists():
-        say(f"writing {folder}")
-        write_checkpoint(folder, quantized)
-    context = max(plan.prompts) + 64
-    load = {"do": "load", "path": str(folder), "context": context, "sequences": max(plan.batches)}
+    folder = written(f"{shape}-int4-g{GROUP[shape]}", lambda path: write_checkpoint(path, quantized))
+    load = {"do": "load", "path": folder, "context": max(plan.prompts) + 64, "sequences": max(plan.batches)}
     load |= {"threads": plan.threads}
     own = [sys.executable, "-m", "phi4.bench.own_peer"]
-    starts: list[tuple[str, list[str], dict[str, Any], dict[str, str]]] = [
-        (OURS, own, {**load, "head_bits": HEAD_BITS[shape]}, {})
-    ]
+    mine = {**load, "head_bits": HEAD_BITS[shape]}
+    ours: list[Start] = [(OURS, own, mine, {})]
     if shape == "phi-4-mini":
-        starts.append((PLAIN, own, {**load, "kernels": "plain", "head_bits": HEAD_BITS[shape]}, {}))
+        ours.append((PLAIN, own, {**mine, "kernels": "plain"}, {}))
+    four_bits, beside = list(ours), list(ours)
     if plan.peer:
-        file = plan.folder / f"{shape}-q4_0.gguf"
-        if not file.exists():
-            say(f"writing {file}")
-            write_q4_0(file, config)
+        file = written(f"{shape}-q4_0.gguf", lambda path: write_q4_0(path, config))
         script = str(Path(__file__).with_name("llama_cpp_peer.py"))
-        starts.append((LLAMA, [plan.peer, script], {**load, "path": str(file)}, {}))
+        four_bits.append((LLAMA, [plan.peer, script], {**load, "path": file}, {}))
     if shape == "phi-4-mini":
-        plain = plan.folder / f"{shape}-bf16"
-        if not (plain / "config.json").exists():
-            say(f"writing {plain}")
-            write_checkpoint(plain, config)
+        plain = written(f"{shape}-bf16", lambda path: write_checkpoint(path, config))
         command = [sys.executable, "-m", "phi4.bench.transformers_peer"]
-        starts.append((TRANSFORMERS, command, {**load, "path": str(plain)}, {}))
+        beside.append((TRANSFORMERS, command, {**load, "path": plain}, {}))
+    return four_bits, beside
 
-    bandwidth = read_bandwidth()
-    measured = Measured(shape, _ceilings(quantized, bandwidth, plan), bandwidth)
+
+def _alternate(
+    measured: Measured,
+    starts: Sequence[Start],
+    asked: Sequence[Question],
+    rounds: int,
+    values: dict[str, dict[str, list[float]]],
+    requests: int,
+    say: Callable[[str], None],
+) -> None:
+    """Start the programs, ask each of them each question once a round, and end them."""
     programs: list[Program] = []
     try:
-        for name, command, question, environment in starts:
+        for name, command, load, environment in starts:
             program = Program(name, command, environment)
             programs.append(program)
             measured.info[name] = program.ask({"do": "info"})
             if name == LLAMA:
                 say(f"llama.cpp: {measured.info[name]['system']}")
                 check_build(measured.info[name]["system"], _cpu_flags())
-            answer = program.ask(question)
+            answer = program.ask(load)
             measured.loads[name] = answer["seconds"]
             measured.info[name] |= {key: value for key, value in answer.items() if key != "seconds"}
             say(f"{name} loaded in {answer['seconds']:.1f} s")
-        for number in range(plan.rounds):
-            for asked in questions(plan.batches, plan.prompts):
+        for number in range(rounds):
+            for question in asked:
+                if number and question.once:
+                    continue
+                found = values.setdefault(question.name, {})
                 for program in programs:
-                    if program.name == TRANSFORMERS and asked.name not in _FOR_TRANSFORMERS:
-                        continue
-                    value = asked.value(program.ask(dict(asked.ask)))
-                    measured.values.setdefault(asked.name, {}).setdefault(program.name, []).append(value)
-                found = measured.values[asked.name]
-                line = ", ".join(f"{name} {values[-1]:.1f}" for name, values in found.items())
-                say(f"round {number + 1} of {plan.rounds}, {asked.name}: {line}")
+                    found.setdefault(program.name, []).append(question.value(program.ask(dict(question.ask))))
+                line = ", ".join(f"{name} {every[-1]:.1f}" for name, every in found.items())
+                say(f"round {number + 1} of {rounds}, {question.name}: {line}")
             measured.bandwidth = max(measured.bandwidth, read_bandwidth())
         for program in programs:
             measured.memory[program.name] = program.ask({"do": "memory"})["bytes"]
-        if plan.requests:
-            say(f"{plan.requests:,} requests")
-            measured.grown = programs[0].ask({"do": "many", "requests": plan.requests})
+        if requests:
+            say(f"{requests:,} requests")
+            measured.grown = programs[0].ask({"do": "many", "requests": requests})
     finally:
         for program in programs:
             program.close()
-    return measured
 
 
 def table(measured: Measured) -> str:

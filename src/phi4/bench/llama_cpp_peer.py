@@ -47,8 +47,11 @@ class Peer:
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
         options = self.library.llama_context_default_params()
-        options.n_ctx, options.n_batch, options.n_ubatch = context * sequences, 512, 512
-        options.n_seq_max = sequences
+        options.n_ctx, options.n_batch, options.n_ubatch = context, 512, 512
+        options.n_seq_max, options.kv_unified = (
+            sequences,
+            True,
+        )  # all sequences share one cache of `context` tokens
         options.n_threads = options.n_threads_batch = threads
         options.no_perf = True
         self.context = self.library.llama_init_from_model(self.model, options)

@@ -73,7 +73,7 @@ class Peer:
             slots=sequences,
             context=context,
             cache_dtype=getattr(torch, cache),
-            cache_bytes=(context + 64) * sequences * bytes_per_token,
+            cache_bytes=(context + 64) * bytes_per_token,  # shared by all sequences
             head_bits=head_bits,
         )
         self._ask([self._prompt(8, 0)], 1)  # touches every weight

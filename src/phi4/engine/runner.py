@@ -62,6 +62,8 @@ class Runner:
             rows[id(work)] = range(len(wanted), len(wanted) + work.completes)
             if work.completes:
                 wanted.append(chunk.offset + chunk.count - 1)
+        if not wanted:  # nothing but the inside of prompts
+            return h_TD.new_empty((0, self.model.config.vocab_size)), [rows[id(work)] for work in works]
         h_RD = h_TD[torch.tensor(wanted, dtype=torch.long, device=self.device)]
         return self.head(h_RD), [rows[id(work)] for work in works]
 

@@ -127,9 +127,9 @@ class Kernels:
 
 
 def _room_for_copy(model: Transformer) -> bool:
-    """Does an int8 copy of every weight leave two thirds of the free memory to everything else?"""
+    """Does an int8 copy of every weight, which the operator holds twice, leave half of the free memory?"""
     device = model.embed_tokens.weight.device
-    return device.type == "cpu" and matmul_parameters(model.config) < available_bytes(device) // 3
+    return device.type == "cpu" and 2 * matmul_parameters(model.config) < available_bytes(device) // 2
 
 
 def select(device: torch.device, dtype: torch.dtype | None = None) -> Kernels:
