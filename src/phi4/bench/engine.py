@@ -127,6 +127,7 @@ class Plan:
     folder: Path  # for the checkpoints: about 5 GB for phi-4-mini, 16 GB for phi-4, and 8 GB for transformers
     rounds: int = 3
     threads: int = 2
+    context: int = 4160
     batches: tuple[int, ...] = (1, 2, 4, 8, 16)
     prompts: tuple[int, ...] = (512, 4096)
     requests: int = 1000  # after which memory must not have grown
@@ -194,7 +195,7 @@ def _starts(plan: Plan, shape: str, say: Callable[[str], None]) -> tuple[list[St
 
     quantized = replace(config, quantization=Quantization(4, GROUP[shape]))
     folder = written(f"{shape}-int4-g{GROUP[shape]}", lambda path: write_checkpoint(path, quantized))
-    load = {"do": "load", "path": folder, "context": max(plan.prompts) + 64, "sequences": max(plan.batches)}
+    load = {"do": "load", "path": folder, "context": plan.context, "sequences": max(plan.batches)}
     load |= {"threads": plan.threads}
     own = [sys.executable, "-m", "phi4.bench.own_peer"]
     mine = {**load, "head_bits": HEAD_BITS[shape]}
