@@ -207,3 +207,11 @@ def test_one_thread_pool(native: Library) -> None:
     with open("/proc/self/maps", encoding="utf-8") as maps:
         loaded = {line.split()[-1] for line in maps if "/" in line}
     assert len([path for path in loaded if Path(path).name.startswith(("libgomp", "libomp", "libiomp"))]) == 1
+
+
+def test_packed_layers_keep_no_file_in_memory(native: Library) -> None:
+    """A checkpoint's tensors are mapped; one that is kept as it is keeps its whole file."""
+    model = small_model(Quantization(4, 32), tied=True)
+    gains = {block.input_layernorm.weight.data_ptr() for block in model.layers}
+    native_kernels(native).prepare(model)
+    assert gains.isdisjoint(tensor.data_ptr() for block in model.layers for tensor in block.qkv._kept[1])

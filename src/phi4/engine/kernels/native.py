@@ -100,7 +100,8 @@ class Library:
         scales = scale_OS.new_zeros((padded, scale_OS.shape[1]))
         scales[:outputs] = scale_OS
         scales = scales.view(padded // TILE, TILE, -1).transpose(1, 2).contiguous()
-        kept = [tiles, scales] if gain is None else [tiles, scales, gain.detach().contiguous()]
+        # A gain that stayed mapped to its file would keep the whole file in memory.
+        kept = [tiles, scales] if gain is None else [tiles, scales, gain.detach().clone()]
         layer = _Layer(
             words=tiles.data_ptr(),
             scales=scales.data_ptr(),
