@@ -212,6 +212,7 @@ def test_one_thread_pool(native: Library) -> None:
 def test_packed_layers_keep_no_file_in_memory(native: Library) -> None:
     """A checkpoint's tensors are mapped; one that is kept as it is keeps its whole file."""
     model = small_model(Quantization(4, 32), tied=True)
-    gains = {block.input_layernorm.weight.data_ptr() for block in model.layers}
+    originals = [block.input_layernorm.weight for block in model.layers]  # alive, so no address is used again
+    gains = {weight.data_ptr() for weight in originals}
     native_kernels(native).prepare(model)
     assert gains.isdisjoint(tensor.data_ptr() for block in model.layers for tensor in block.qkv._kept[1])
