@@ -91,9 +91,7 @@ def load(name_or_path: str | None, adapter: Path | None = None, precision: str =
         print(f"phi4: {card.name}: {notice}", file=sys.stderr)
     head_bits = 0
     if model.config.quantization and model.config.vocab_size >= _LARGE_VOCABULARY:
-        head_bits = (
-            4 if model.config.tie_word_embeddings else 8
-        )  # neither changes what is said: see Kernels.prepare
+        head_bits = 4 if model.config.tie_word_embeddings else 8  # see Kernels.prepare for what it costs
     engine = Engine(model, tokenizer, head_bits=head_bits, speculate=True)
     remember(path)
     return LoadedModel(
