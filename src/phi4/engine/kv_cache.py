@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phi4.engine.kernels import Kernels, PagedKV
+from phi4.engine.kernels import Decoding, Kernels, PagedAttend, PagedKV
 from phi4.model.config import ModelConfig
 
 
@@ -67,11 +67,13 @@ class KVCache:
         return Attention(self, step)
 
 
-class Attention:
+class Attention(PagedAttend):
     """How one step's queries meet the cache."""
 
     def __init__(self, cache: KVCache, step: Step) -> None:
         self.cache, self.step, self.kernels = cache, step, cache.kernels
+        if not step.chunks:
+            self.decoding = Decoding(cache.layers, step.slots_T, step.table_DB, step.lengths_D, cache.scale)
         whole = [chunk for chunk in step.chunks if chunk.start == 0]
         self._whole = _Padded(whole, step.slots_T.device) if len(whole) > 1 else None
         self._single = [chunk for chunk in step.chunks if chunk.start or self._whole is None]

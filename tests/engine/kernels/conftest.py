@@ -11,11 +11,12 @@ from phi4.engine.kernels.native import Library
 _AVX2 = ("-march=x86-64", "-mavx2", "-mfma", "-mf16c")
 MACHINES = {
     "native": build.NATIVE,
+    "avx512": ("-march=x86-64-v4", "-mavx512vnni"),
     "avx2": _AVX2,
     "avx2vnni": (*_AVX2, "-mavxvnni"),
     "portable": ("-march=x86-64",),
 }
-_NEEDS = {"native": "", "avx2": "avx2", "avx2vnni": "avx_vnni", "portable": "sse2"}
+_NEEDS = {"native": "", "avx512": "avx512_vnni", "avx2": "avx2", "avx2vnni": "avx_vnni", "portable": "sse2"}
 
 
 def _library(machine: str) -> Library:

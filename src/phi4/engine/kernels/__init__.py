@@ -9,7 +9,7 @@
 The reference of every path is `phi4.model.linear` and plain attention in float64; the tests hold all to it.
 """
 
-from phi4.engine.kernels.cache import BLOCK, PagedKV
+from phi4.engine.kernels.cache import BLOCK, Decoding, PagedAttend, PagedKV
 from phi4.engine.kernels.choose import Kernels, select
 
-__all__ = ["BLOCK", "Kernels", "PagedKV", "select"]
+__all__ = ["BLOCK", "Decoding", "Kernels", "PagedAttend", "PagedKV", "select"]

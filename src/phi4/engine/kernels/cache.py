@@ -4,10 +4,11 @@ A sequence is a list of block numbers (a row of a block table); position p lies 
 A slot is the number of a position in the whole cache: block * 32 + offset.
 
 Legend: P blocks, G key-value heads, C positions of a block, K head channels, T tokens, S positions read, B blocks
-of a sequence.
+of a sequence, D decoding rows.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,6 +93,23 @@ class PagedKV:
             for values, scales in ((self.k_PGCK, self.k_scale_PGC), (self.v_PGCK, self.v_scale_PGC))
         )
         return k_NGSK, v_NGSK
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A step that only decodes: the cache of every layer, and where the rows belong in each of them."""
+
+    layers: Sequence[PagedKV]
+    slots_D: Tensor  # int64: block * BLOCK + place in the block
+    table_DB: Tensor  # int32: blocks of each row's sequence
+    lengths_D: Tensor  # int32: positions each row sees, itself included
+    scale: float  # of the scores
+
+
+class PagedAttend:
+    """An `attend` over paged caches that says so when a step only decodes: kernels may then do a layer in one go."""
+
+    decoding: Decoding | None = None
 
 
 def _read(values_PGCK: Tensor, scales_PGC: Tensor | None, blocks: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from phi4.engine.kernels import native
+from phi4.engine.kernels.cache import PagedAttend
 from phi4.engine.kernels.native import Library
 from phi4.model.config import Quantization
 from phi4.model.linear import QuantizedLinear, pack, round_to_scale
@@ -36,9 +37,14 @@ class NativeBlock(nn.Module):
         self.o = library.matrix(o)
         self.gate_up = library.matrix(gate_up, between.weight, between.eps, gated=True)
         self.down = library.matrix(down)
+        self.block = native.describe_block(self.qkv, self.o, self.gate_up, self.down, self.heads)
 
     def forward(self, x_BTD: Tensor, layer: int, cos_sin: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         batch, time, _ = x_BTD.shape
+        if isinstance(attend, PagedAttend) and attend.decoding is not None:
+            cache = attend.decoding.layers[layer]
+            if cache.described_at and x_BTD.dtype == torch.float32:
+                return self.library.decode(self.block, cache, attend.decoding, x_BTD, *cos_sin)
         linear = self.library.linear
         turned = self.heads + self.groups
         qkv = linear(self.qkv, x_BTD).view(batch, time, -1, self.head_dim)

@@ -1,9 +1,13 @@
 // The kernels for CPUs: matmuls on int4, int8 and bfloat16 weights, attention over the paged cache, and the small
 // steps between them. Plain C interface, no dependency but OpenMP; `build.py` compiles it, `native.py` calls it.
 //
-// Three vector widths from one source: AVX-512 with VNNI, AVX2 (with AVX-VNNI when there), and whatever the compiler
-// makes of 16 lanes elsewhere. They differ in speed only: the order of every floating-point operation is the same, so
-// quantised matmuls agree bit for bit between them, and each row's result is independent of the rows beside it.
+// Three vector widths from one source: AVX-512 with VNNI (with AMX for many rows where the CPU has it), AVX2 (with
+// AVX-VNNI when there), and whatever the compiler makes of 16 lanes elsewhere. They differ in speed only: the order of
+// every floating-point operation is the same, so quantised matmuls agree bit for bit between them, and each row's
+// result is independent of the rows beside it.
+//
+// Most functions above the interface run inside a team: every thread of a parallel region calls them, the work is
+// shared out between them, and they return when all of it is done. So a whole layer is one region.
 //
 // Quantised matmul. Weights lie in tiles of 32 outputs, one copy for every number of rows:
 //   int4  [O/32][I/8][32 outputs][4 bytes]  byte j: input j in the low nibble, input 4 + j in the high one
@@ -25,6 +29,8 @@
 #endif
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace {
@@ -35,6 +41,9 @@ namespace {
 #define PHI4_AVX512 1
 constexpr int kLanes = 16;
 constexpr const char* kName = "avx512vnni";
+#if defined(__AMX_INT8__) && defined(__linux__)
+#define PHI4_AMX 1
+#endif
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define PHI4_AVX2 1
 constexpr int kLanes = 8;
@@ -243,6 +252,8 @@ T* scratch(int which, size_t count) {  // grows, stays with the thread that call
 
 // --------------------------------------------------------------------------------------------------- layers
 
+constexpr int kMostTogether = 32;  // rows of the largest block
+
 // A quantised matrix, with what may come before it (RMSNorm of its inputs) and after it (silu(gate) * up).
 struct Layer {
     const uint8_t* words;  // tiles
@@ -267,11 +278,21 @@ struct Output {
     int64_t width;
 };
 
-struct Rows {  // the quantised inputs
-    int8_t* value;   // [rows, inputs]
+struct Rows {        // the quantised inputs
+    int8_t* value;   // [rows, stride]
     float* scale;    // [rows, groups]
     int32_t* start;  // [rows, groups]: -offset * sum(value)
+    int64_t stride;
 };
+
+// Room for quantised inputs, in the scratch memory of the calling thread. Rows are rounded up to whole blocks, and
+// start a cache line further each, so that those of a wide matrix do not all fall on the same lines of the cache.
+Rows rows_for(const Layer& w, int64_t rows) {
+    const int64_t padded = (rows + kMostTogether - 1) / kMostTogether * kMostTogether, groups = w.inputs / w.group;
+    const int64_t stride = w.inputs + 64;
+    return {scratch<int8_t>(0, padded * stride), scratch<float>(0, padded * groups),
+            scratch<int32_t>(0, padded * groups), stride};
+}
 
 INLINE vf silu(vf x) { return x / (1.0f + exponential(-x)); }
 
@@ -286,6 +307,7 @@ INLINE float rms_factor(const void* x, int64_t at, int64_t size, int32_t type, f
 
 void quantize_group(const Layer& w, const Input& in, const Rows& to, int64_t row, int64_t group, float factor) {
     const int64_t size = w.group, first = group * size, at = row * w.inputs + first;
+    int8_t* value = to.value + row * to.stride + first;
     vf v[128 / kLanes], peak{};
     for (int i = 0; i < size / kLanes; i++) {
         v[i] = read(in.x, at + i * kLanes, in.type);
@@ -297,7 +319,7 @@ void quantize_group(const Layer& w, const Input& in, const Rows& to, int64_t row
     for (int i = 0; i < size / kLanes; i++) {
         vi q = to_int(v[i] * inverse);
         sum += q;
-        save(to.value + at + i * kLanes, __builtin_convertvector(q, vb));
+        save(value + i * kLanes, __builtin_convertvector(q, vb));
     }
     const int64_t entry = row * (w.inputs / size) + group;
     to.scale[entry] = most / 127.0f;
@@ -312,7 +334,7 @@ constexpr int kPart = kVectors * kLanes;         // outputs of a block: a tile, 
 constexpr int kMostRows = kLanes == 16 ? 8 : 4;  // rows of a block: what the registers hold
 constexpr int64_t kAhead = 4096;                 // bytes of weights asked for in advance
 constexpr int64_t kRowsBytes = 512 * 1024;       // inputs that stay in the second-level cache
-constexpr int64_t kFewInputs = 16 * 1024;        // inputs that the calling thread quantises alone
+constexpr int64_t kFewInputs = 16 * 1024;        // inputs that every thread quantises for itself
 
 // `ROWS` rows times `kPart` outputs over all inputs, to y[ROWS][kPart].
 template <int BITS, int ROWS>
@@ -321,7 +343,7 @@ void block(const Layer& w, const Rows& x, int64_t row, int64_t tile, int part, f
     const int64_t inputs = w.inputs, size = w.group, groups = inputs / size;
     const uint8_t* words = w.words + tile * (inputs / kSlice) * kTile * 4 + part * kPart * 4;
     const int64_t scales = tile * (w.scale_per_row ? 1 : groups) * kTile + part * kPart;
-    const int8_t* value = x.value + row * inputs;
+    const int8_t* value = x.value + row * x.stride;
     vf sum[ROWS][kVectors] = {};
     for (int64_t g = 0; g < groups; g++) {
         vi acc[ROWS][kVectors];
@@ -341,12 +363,12 @@ void block(const Layer& w, const Rows& x, int64_t row, int64_t tile, int part, f
             }
 #pragma GCC unroll 16
             for (int r = 0; r < ROWS; r++) {
-                vi first = spread4(value + r * inputs + k);
+                vi first = spread4(value + r * x.stride + k);
 #pragma GCC unroll 4
                 for (int v = 0; v < kVectors; v++)
                     acc[r][v] = BITS == 4 ? dot4(acc[r][v], low[v], first) : dot8(acc[r][v], low[v], first);
                 if constexpr (BITS == 4) {
-                    vi second = spread4(value + r * inputs + k + 4);
+                    vi second = spread4(value + r * x.stride + k + 4);
 #pragma GCC unroll 4
                     for (int v = 0; v < kVectors; v++) acc[r][v] = dot4(acc[r][v], high[v], second);
                 }
@@ -408,6 +430,13 @@ INLINE void finish(const Output& out, int64_t row, int64_t first, const float* y
     }
 }
 
+// `rows` rows of one block to their places, y[rows][kPart] (when gated: y is the gate of `other`).
+INLINE void finish(const Layer& w, const Output& out, int64_t row, int64_t rows, int64_t first, float* y,
+                   const float* other) {
+    for (int64_t i = 0; w.gated && i < rows * kPart; i += kLanes) save(y + i, read(other + i) * silu(read(y + i)));
+    for (int64_t r = 0; r < rows; r++) finish(out, row + r, first, y + r * kPart);
+}
+
 // All rows first..last times one tile of outputs (when gated: and the tile of the same outputs of the other half).
 template <int BITS>
 void tile_times_rows(const Layer& w, const Rows& x, int64_t first, int64_t last, int64_t tile, const Output& out) {
@@ -416,12 +445,162 @@ void tile_times_rows(const Layer& w, const Rows& x, int64_t first, int64_t last,
         for (int64_t row = first; row < last; row += kMostRows) {
             const int64_t rows = std::min<int64_t>(kMostRows, last - row);
             block_of<BITS>(rows, w, x, row, tile, part, y);
-            if (w.gated) {
-                block_of<BITS>(rows, w, x, row, tile + out.width / kTile, part, other);
-                for (int64_t i = 0; i < rows * kPart; i += kLanes) save(y + i, read(other + i) * silu(read(y + i)));
-            }
-            for (int64_t r = 0; r < rows; r++) finish(out, row + r, tile * kTile + part * kPart, y + r * kPart);
+            if (w.gated) block_of<BITS>(rows, w, x, row, tile + out.width / kTile, part, other);
+            finish(w, out, row, rows, tile * kTile + part * kPart, y, other);
         }
+}
+
+// AMX multiplies 16 rows of 64 inputs by 64 inputs of 16 outputs in one instruction: the same integers, several times
+// sooner where there are many rows. int4 weights are unpacked to the tiles of int8 ones first.
+#if defined(PHI4_AMX)
+constexpr int64_t kAmxRows = 12;  // rows from which it wins
+
+bool amx_allowed() {  // Linux wants to be asked once
+    static const bool allowed = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+    return allowed;
+}
+
+// Registers 0 to 3 hold sums, 4 and 5 inputs, 6 and 7 weights; `step` inputs at a time.
+void configure_amx(int64_t step) {
+    struct alignas(64) {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {};
+    config.palette = 1;
+    for (int i = 0; i < 8; i++) {
+        config.row_bytes[i] = i == 4 || i == 5 ? (uint16_t)step : 64;
+        config.rows[i] = i < 6 ? 16 : (uint8_t)(step / 4);
+    }
+    asm volatile("" : : "r"(&config) : "memory");  // some compilers think that only its first eight bytes are read
+    _tile_loadconfig(&config);
+}
+
+const uint8_t* int8_tile(const Layer& w, int64_t tile, int which) {
+    const int64_t bytes = w.inputs * kTile * w.bits / 8;
+    const uint8_t* words = w.words + tile * bytes;
+    if (w.bits == 8) return words;
+    uint8_t* to = scratch<uint8_t>(which, 2 * bytes);
+    for (int64_t at = 0; at < bytes; at += 4 * kTile)
+        for (int v = 0; v < kVectors; v++) {
+            const vi both = load<vi>(words + at + v * sizeof(vi));
+            save(to + 2 * at + v * sizeof(vi), both & 0x0f0f0f0f);
+            save(to + 2 * at + 4 * kTile + v * sizeof(vi), (both >> 4) & 0x0f0f0f0f);
+        }
+    return to;
+}
+
+// As `block`, for 16 * TALL rows; `weights` from int8_tile.
+template <int TALL>
+void amx_block(const Layer& w, const Rows& x, int64_t row, int64_t tile, const uint8_t* weights, float* y) {
+    const int64_t size = w.group, groups = w.inputs / size, step = std::min<int64_t>(size, 64);
+    const int64_t scales = tile * (w.scale_per_row ? 1 : groups) * kTile;
+    alignas(64) int32_t acc[2 * TALL][16][16];
+    for (int64_t g = 0; g < groups; g++) {
+        _tile_zero(0);
+        _tile_zero(1);
+        if constexpr (TALL == 2) _tile_zero(2);
+        if constexpr (TALL == 2) _tile_zero(3);
+        for (int64_t k = g * size; k < (g + 1) * size; k += step) {
+            const int8_t* value = x.value + row * x.stride + k;
+            _tile_loadd(6, weights + k * kTile, 4 * kTile);
+            _tile_loadd(7, weights + k * kTile + 64, 4 * kTile);
+            _tile_loadd(4, value, x.stride);
+            _tile_dpbsud(0, 4, 6);
+            _tile_dpbsud(1, 4, 7);
+            if constexpr (TALL == 2) {
+                _tile_loadd(5, value + 16 * x.stride, x.stride);
+                _tile_dpbsud(2, 5, 6);
+                _tile_dpbsud(3, 5, 7);
+            }
+        }
+        _tile_stored(0, acc[0], 64);
+        _tile_stored(1, acc[1], 64);
+        if constexpr (TALL == 2) _tile_stored(2, acc[2], 64);
+        if constexpr (TALL == 2) _tile_stored(3, acc[3], 64);
+        vf scale[2];
+        for (int v = 0; v < 2; v++)
+            scale[v] = read(w.scales, scales + (w.scale_per_row ? 0 : g * kTile) + v * 16, w.scale_type);
+        for (int r = 0; r < 16 * TALL; r++) {
+            const int64_t entry = (row + r) * groups + g;
+            const vi start = spread(x.start[entry]);
+            const vf of_row = spread(x.scale[entry]);
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; v++) {
+                float* to = y + r * kTile + v * 16;
+                const vf sum = g ? read(to) : vf{};
+                const vi product = load<vi>(acc[r / 16 * 2 + v][r % 16]) + start;
+                save(to, fma(to_float(product) * scale[v], of_row, sum));
+            }
+        }
+    }
+}
+
+void amx_tile_times_rows(const Layer& w, const Rows& x, int64_t first, int64_t last, int64_t tile, const Output& out) {
+    alignas(64) float y[kMostTogether * kTile], other[kMostTogether * kTile];
+    const int64_t second = tile + out.width / kTile;
+    const uint8_t* weights = int8_tile(w, tile, 1);
+    const uint8_t* gated = w.gated ? int8_tile(w, second, 2) : nullptr;
+    for (int64_t row = first; row < last; row += kMostTogether) {
+        const int64_t rows = std::min<int64_t>(kMostTogether, last - row);
+        const auto product = rows > 16 ? amx_block<2> : amx_block<1>;
+        product(w, x, row, tile, weights, y);
+        if (w.gated) product(w, x, row, second, gated, other);
+        finish(w, out, row, rows, tile * kTile, y, other);
+    }
+}
+#endif
+
+// One matmul, carried out by a team. Made by the thread that starts the team, in whose scratch memory inputs meet.
+struct Product {
+    const Layer& w;
+    Input in;
+    Output out;
+    int64_t rows;
+    bool few;  // so few inputs that every thread quantises them for itself, sooner than threads meet
+    Rows shared;
+};
+
+Product product(const Layer& w, Input in, int64_t rows, const void* residual, void* y, int32_t y_type) {
+    const bool few = rows * w.inputs <= kFewInputs;
+    const Output out{y, residual, y_type, w.gated ? w.outputs / 2 : w.outputs};
+    return {w, in, out, rows, few, few ? Rows{} : rows_for(w, rows)};
+}
+
+void multiply(const Product& p, int32_t threads) {
+    const Layer& w = p.w;
+    const Rows x = p.few ? rows_for(w, p.rows) : p.shared;
+    const int64_t inputs = w.inputs, groups = inputs / w.group, tiles = (p.out.width + kTile - 1) / kTile;
+    const int64_t together = std::max<int64_t>(kMostTogether, kRowsBytes / inputs / kMostTogether * kMostTogether);
+    // A share of at least 64 KB, so that each thread reads long stretches; small enough to even out the threads.
+    const int64_t share = std::max<int64_t>(1, std::min(65536 / (inputs * 4 * w.bits), tiles / (4 * threads)));
+    const auto quantize_row = [&](int64_t row) {
+        const float factor = w.gain ? rms_factor(p.in.x, row * inputs, inputs, p.in.type, w.eps) : 1.0f;
+        for (int64_t g = 0; g < groups; g++) quantize_group(w, p.in, x, row, g, factor);
+    };
+    if (p.few) {
+        for (int64_t row = 0; row < p.rows; row++) quantize_row(row);
+    } else {
+#pragma omp for
+        for (int64_t row = 0; row < p.rows; row++) quantize_row(row);
+    }
+    auto times_rows = w.bits == 4 ? tile_times_rows<4> : tile_times_rows<8>;
+#if defined(PHI4_AMX)
+    const bool amx = p.rows >= kAmxRows && amx_allowed();
+    if (amx) {
+        configure_amx(std::min(w.group, 64));
+        times_rows = amx_tile_times_rows;
+    }
+#endif
+    for (int64_t first = 0; first < p.rows; first += together) {
+        const int64_t last = std::min(p.rows, first + together);
+#pragma omp for schedule(dynamic, share) nowait
+        for (int64_t tile = 0; tile < tiles; tile++) times_rows(w, x, first, last, tile, p.out);
+    }
+#if defined(PHI4_AMX)
+    if (amx) _tile_release();
+#endif
+#pragma omp barrier
 }
 
 // ------------------------------------------------------------------------------------------------- attention
@@ -603,7 +782,10 @@ void attend_chunk(const Cache& cache, const float* q, Pass* pass, int64_t passes
     }
 }
 
-void store_row(const Cache& cache, void* to, float* scales, int64_t place, const void* x, int64_t at, int32_t type) {
+// The key (or value) of one head of one token to its slot: x[at .. at + channels].
+void store_head(const Cache& cache, int64_t group, bool value, int64_t slot, const void* x, int64_t at, int32_t type) {
+    void* to = value ? cache.v : cache.k;
+    const int64_t place = (slot / kBlock * cache.groups + group) * kBlock + slot % kBlock;
     const int64_t channels = cache.channels, first = place * channels;
     float inverse = 0;
     if (cache.type == kInt8) {
@@ -611,7 +793,7 @@ void store_row(const Cache& cache, void* to, float* scales, int64_t place, const
         for (int64_t c = 0; c < channels; c += kLanes) peak = max(peak, abs(read(x, at + c, type)));
         const float most = largest(peak);
         inverse = most > 0 ? 127.0f / most : 0.0f;
-        scales[place] = most / 127.0f;
+        (value ? cache.v_scale : cache.k_scale)[place] = most / 127.0f;
     }
     for (int64_t c = 0; c < channels; c += kLanes) {
         const vf v = read(x, at + c, type);
@@ -622,11 +804,117 @@ void store_row(const Cache& cache, void* to, float* scales, int64_t place, const
     }
 }
 
+// Turns channel i with i + half, in place.
+INLINE void rotate(float* first, const float* cos, const float* sin, int64_t half) {
+    float* second = first + half;
+    for (int64_t i = 0; i < half; i++) {
+        const float a = first[i], b = second[i];
+        first[i] = a * cos[i] - b * sin[i];
+        second[i] = b * cos[i + half] + a * sin[i + half];
+    }
+}
+
+// The queries of one step, answered by a team. Sequences are cut into chunks of 512 positions, whatever else is in the
+// batch; the chunks are merged in order.
+struct Queries {
+    const Cache& cache;
+    const float* q;
+    int64_t q_stride, rows, heads;
+    const int32_t* table;
+    int64_t table_stride;
+    const int32_t* lengths;
+    float scale;
+    float* y;
+    int64_t passes;  // over the query heads that share a key
+    int64_t* first;  // of each row's tasks: (group, chunk)
+    Pass* records;
+    float* sums;
+};
+
+Queries prepare(const Cache& cache, const float* q, int64_t q_stride, int64_t rows, int64_t heads,
+                const int32_t* table, int64_t table_stride, const int32_t* lengths, float scale, float* y) {
+    const int64_t passes = (heads / cache.groups + kHeads - 1) / kHeads;
+    int64_t* first = scratch<int64_t>(0, rows + 1);
+    first[0] = 0;
+    for (int64_t n = 0; n < rows; n++)
+        first[n + 1] = first[n] + cache.groups * ((lengths[n] + kChunk * kBlock - 1) / (kChunk * kBlock));
+    const int64_t records = first[rows] * passes;
+    return {cache,   q,     q_stride, rows, heads,  table, table_stride,
+            lengths, scale, y,        passes, first, scratch<Pass>(0, records),
+            scratch<float>(1, records * kHeads * cache.channels)};
+}
+
+void attend(const Queries& of) {
+    const Cache& cache = of.cache;
+    const int64_t groups = cache.groups, channels = cache.channels, shared = of.heads / groups, passes = of.passes;
+    const int64_t* first = of.first;
+    float* scaled = scratch<float>(2, passes * kHeads * channels);
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < first[of.rows]; task++) {
+        const int64_t n = std::upper_bound(first, first + of.rows + 1, task) - first - 1;
+        const int64_t chunks = (first[n + 1] - first[n]) / groups;
+        const int64_t group = (task - first[n]) / chunks, chunk = (task - first[n]) % chunks;
+        const int64_t length = std::min<int64_t>(kChunk * kBlock, of.lengths[n] - chunk * kChunk * kBlock);
+        std::fill(scaled + shared * channels, scaled + passes * kHeads * channels, 0.0f);
+        for (int64_t i = 0; i < shared * channels; i++)
+            scaled[i] = of.q[n * of.q_stride + group * shared * channels + i] * of.scale;
+        Pass* pass = of.records + task * passes;
+        for (int64_t i = 0; i < passes; i++) {
+            std::fill(pass[i].most, pass[i].most + kLanes, kNothing);
+            std::fill(pass[i].sum, pass[i].sum + kLanes, 0.0f);
+            pass[i].acc = of.sums + (task * passes + i) * kHeads * channels;
+            std::fill(pass[i].acc, pass[i].acc + kHeads * channels, 0.0f);
+        }
+        const auto attend = cache.type == kFloat32    ? attend_chunk<kFloat32>
+                            : cache.type == kBFloat16 ? attend_chunk<kBFloat16>
+                            : cache.type == kFloat16  ? attend_chunk<kFloat16>
+                                                      : attend_chunk<kInt8>;
+        attend(cache, scaled, pass, passes, of.table + n * of.table_stride + chunk * kChunk, group, length);
+    }
+#pragma omp for
+    for (int64_t at = 0; at < of.rows * of.heads; at++) {
+        const int64_t n = at / of.heads, group = at % of.heads / shared, h = at % of.heads % shared;
+        const int64_t chunks = (first[n + 1] - first[n]) / groups;
+        const Pass* pass = of.records + (first[n] + group * chunks) * passes + h / kHeads;
+        float most = kNothing, sum = 0, *to = of.y + at * channels;
+        std::fill(to, to + channels, 0.0f);
+        for (int64_t c = 0; c < chunks; c++) most = std::max(most, pass[c * passes].most[h % kHeads]);
+        for (int64_t c = 0; c < chunks; c++) {
+            const Pass& chunk = pass[c * passes];
+            const float weight = exponential(spread(chunk.most[h % kHeads] - most))[0];
+            const float* acc = chunk.acc + h % kHeads * channels;
+            sum += weight * chunk.sum[h % kHeads];
+            for (int64_t i = 0; i < channels; i++) to[i] += weight * acc[i];
+        }
+        for (int64_t i = 0; i < channels && chunks; i++) to[i] /= sum;
+    }
+}
+
+// One layer of the network, and where the rows of a step that only decodes belong.
+struct Block {
+    const Layer *qkv, *o, *gate_up, *down;
+    int64_t heads;
+};
+struct Step {
+    const float *cos, *sin;  // [rows][turned]
+    int64_t turned;          // channels of a head that are rotated
+    const int64_t* slots;    // of each row in the cache
+    const int32_t* table;    // [rows][table_stride]
+    int64_t table_stride;
+    const int32_t* lengths;
+    float scale;
+};
+
 }  // namespace
 
 extern "C" {
 
-const char* phi4_name() { return kName; }
+const char* phi4_name() {
+#if defined(PHI4_AMX)
+    if (amx_allowed()) return "avx512vnni amx";
+#endif
+    return kName;
+}
 
 // Ask for large pages before the memory is first touched: a pass over the weights then misses the TLB less.
 void phi4_advise(void* memory, int64_t bytes) {
@@ -685,40 +973,9 @@ void phi4_pack(const uint8_t* rows, int64_t outputs, int64_t inputs, int32_t bit
 // y = after(before(x) times the matrix) + residual; x [rows, inputs]; x and y float32 or bfloat16.
 void phi4_linear(const Layer* layer, const void* x, int32_t x_type, int64_t rows, const void* residual, void* y,
                  int32_t y_type, int32_t threads) {
-    const Layer& w = *layer;
-    const Input in{x, x_type};
-    const Output out{y, residual, y_type, w.gated ? w.outputs / 2 : w.outputs};
-    const int64_t inputs = w.inputs, groups = inputs / w.group;
-    const Rows quantised{scratch<int8_t>(0, rows * inputs), scratch<float>(0, rows * groups),
-                         scratch<int32_t>(0, rows * groups)};
-    const int64_t tiles = (out.width + kTile - 1) / kTile;
-    const int64_t together = std::max<int64_t>(kMostRows, kRowsBytes / inputs / kMostRows * kMostRows);
-    // A share of at least 64 KB, so that each thread reads long stretches; small enough to even out the threads.
-    const int64_t share = std::max<int64_t>(1, std::min(65536 / (inputs * 4 * w.bits), tiles / (4 * threads)));
-    const auto quantize_row = [&](int64_t row) {
-        const float factor = w.gain ? rms_factor(x, row * inputs, inputs, x_type, w.eps) : 1.0f;
-        for (int64_t g = 0; g < groups; g++) quantize_group(w, in, quantised, row, g, factor);
-    };
-    // Few inputs are quantised sooner than threads meet; a thread that comes late then only finds fewer tiles left.
-    const bool few = rows * inputs <= kFewInputs;
-    for (int64_t row = 0; few && row < rows; row++) quantize_row(row);
+    const Product p = product(*layer, {x, x_type}, rows, residual, y, y_type);
 #pragma omp parallel num_threads(threads)
-    {
-        if (!few) {
-#pragma omp for
-            for (int64_t row = 0; row < rows; row++) quantize_row(row);
-        }
-        for (int64_t first = 0; first < rows; first += together) {
-            const int64_t last = std::min(rows, first + together);
-#pragma omp for schedule(dynamic, share) nowait
-            for (int64_t tile = 0; tile < tiles; tile++) {
-                if (w.bits == 4)
-                    tile_times_rows<4>(w, quantised, first, last, tile, out);
-                else
-                    tile_times_rows<8>(w, quantised, first, last, tile, out);
-            }
-        }
-    }
+    multiply(p, threads);
 }
 
 // y = gain * (x / rms(x)), rounded twice in bfloat16, as the reference does.
@@ -741,18 +998,10 @@ void phi4_rms_norm(const void* x, int32_t type, int64_t rows, int64_t size, cons
 // x [tokens][heads][channels] with `stride` numbers from token to token; cos, sin [tokens][turned].
 void phi4_rope(float* x, int64_t tokens, int64_t stride, int64_t heads, int64_t channels, const float* cos,
                const float* sin, int64_t turned, int32_t threads) {
-    const int64_t half = turned / 2;
 #pragma omp parallel for num_threads(threads) if (tokens * stride > 65536)
     for (int64_t t = 0; t < tokens; t++)
-        for (int64_t h = 0; h < heads; h++) {
-            float *first = x + t * stride + h * channels, *second = first + half;
-            const float *c = cos + t * turned, *s = sin + t * turned;
-            for (int64_t i = 0; i < half; i++) {
-                const float a = first[i], b = second[i];
-                first[i] = a * c[i] - b * s[i];
-                second[i] = b * c[i + half] + a * s[i + half];
-            }
-        }
+        for (int64_t h = 0; h < heads; h++)
+            rotate(x + t * stride + h * channels, cos + t * turned, sin + t * turned, turned / 2);
 }
 
 // Keys and values of tokens, [tokens][groups][channels] with a stride from token to token, to their slots.
@@ -762,69 +1011,51 @@ void phi4_store(const Cache* cache, const void* k, int64_t k_stride, const void*
 #pragma omp parallel for num_threads(threads) if (tokens * groups > 256)
     for (int64_t at = 0; at < tokens * groups; at++) {
         const int64_t t = at / groups, g = at % groups;
-        const int64_t place = (slots[t] / kBlock * groups + g) * kBlock + slots[t] % kBlock;
-        store_row(*cache, cache->k, cache->k_scale, place, k, t * k_stride + g * cache->channels, type);
-        store_row(*cache, cache->v, cache->v_scale, place, v, t * v_stride + g * cache->channels, type);
+        store_head(*cache, g, false, slots[t], k, t * k_stride + g * cache->channels, type);
+        store_head(*cache, g, true, slots[t], v, t * v_stride + g * cache->channels, type);
     }
 }
 
 // One query per row over the positions 0..length-1 of its sequence. q [rows][heads][channels] with a stride from row
-// to row, table [rows][table_stride], y [rows][heads][channels]. Sequences are cut into chunks of 512 positions,
-// whatever else is in the batch; the chunks are merged in order.
+// to row, table [rows][table_stride], y [rows][heads][channels].
 void phi4_attention(const Cache* cache, const float* q, int64_t q_stride, int64_t rows, int64_t heads,
                     const int32_t* table, int64_t table_stride, const int32_t* lengths, float scale, float* y,
                     int32_t threads) {
-    const int64_t groups = cache->groups, channels = cache->channels, shared = heads / groups;
-    const int64_t passes = (shared + kHeads - 1) / kHeads, padded = passes * kHeads;
-    int64_t* first = scratch<int64_t>(0, rows + 1);  // of each row's tasks: (group, chunk)
-    first[0] = 0;
-    for (int64_t n = 0; n < rows; n++)
-        first[n + 1] = first[n] + groups * ((lengths[n] + kChunk * kBlock - 1) / (kChunk * kBlock));
-    const int64_t tasks = first[rows];
-    Pass* records = scratch<Pass>(0, tasks * passes);
-    float* sums = scratch<float>(1, tasks * padded * channels);
+    const Queries queries = prepare(*cache, q, q_stride, rows, heads, table, table_stride, lengths, scale, y);
+#pragma omp parallel num_threads(threads)
+    attend(queries);
+}
+
+// One layer of a step that only decodes, in place: x [rows][hidden] float32.
+void phi4_decode(const Block* block, const Cache* cache, const Step* step, float* x, int64_t rows, int32_t threads) {
+    const Block& b = *block;
+    const int64_t channels = cache->channels, groups = cache->groups, heads = b.heads;
+    const int64_t width = (heads + 2 * groups) * channels, hidden = heads * channels;
+    float* qkv = scratch<float>(3, rows * (width + hidden + b.down->inputs));
+    float *mixed = qkv + rows * width, *middle = mixed + rows * hidden;
+    // Room for the largest first, so that none moves the scratch memory under another.
+    for (const Layer* w : {b.qkv, b.o, b.gate_up, b.down}) rows_for(*w, rows);
+    const Product read_in = product(*b.qkv, {x, kFloat32}, rows, nullptr, qkv, kFloat32);
+    const Product read_out = product(*b.o, {mixed, kFloat32}, rows, x, x, kFloat32);
+    const Product up = product(*b.gate_up, {x, kFloat32}, rows, nullptr, middle, kFloat32);
+    const Product down = product(*b.down, {middle, kFloat32}, rows, x, x, kFloat32);
+    const Queries queries =
+        prepare(*cache, qkv, width, rows, heads, step->table, step->table_stride, step->lengths, step->scale, mixed);
 #pragma omp parallel num_threads(threads)
     {
-        float* scaled = scratch<float>(2, padded * channels);
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < tasks; task++) {
-            const int64_t n = std::upper_bound(first, first + rows + 1, task) - first - 1;
-            const int64_t chunks = (first[n + 1] - first[n]) / groups;
-            const int64_t group = (task - first[n]) / chunks, chunk = (task - first[n]) % chunks;
-            const int64_t length = std::min<int64_t>(kChunk * kBlock, lengths[n] - chunk * kChunk * kBlock);
-            std::fill(scaled + shared * channels, scaled + padded * channels, 0.0f);
-            for (int64_t i = 0; i < shared * channels; i++)
-                scaled[i] = q[n * q_stride + group * shared * channels + i] * scale;
-            Pass* pass = records + task * passes;
-            for (int64_t i = 0; i < passes; i++) {
-                std::fill(pass[i].most, pass[i].most + kLanes, kNothing);
-                std::fill(pass[i].sum, pass[i].sum + kLanes, 0.0f);
-                pass[i].acc = sums + (task * passes + i) * kHeads * channels;
-                std::fill(pass[i].acc, pass[i].acc + kHeads * channels, 0.0f);
-            }
-            const auto attend = cache->type == kFloat32    ? attend_chunk<kFloat32>
-                                : cache->type == kBFloat16 ? attend_chunk<kBFloat16>
-                                : cache->type == kFloat16  ? attend_chunk<kFloat16>
-                                                           : attend_chunk<kInt8>;
-            attend(*cache, scaled, pass, passes, table + n * table_stride + chunk * kChunk, group, length);
-        }
+        multiply(read_in, threads);
 #pragma omp for
-        for (int64_t at = 0; at < rows * heads; at++) {
-            const int64_t n = at / heads, group = at % heads / shared, h = at % heads % shared;
-            const int64_t chunks = (first[n + 1] - first[n]) / groups;
-            const Pass* pass = records + (first[n] + group * chunks) * passes + h / kHeads;
-            float most = kNothing, sum = 0, *to = y + at * channels;
-            std::fill(to, to + channels, 0.0f);
-            for (int64_t c = 0; c < chunks; c++) most = std::max(most, pass[c * passes].most[h % kHeads]);
-            for (int64_t c = 0; c < chunks; c++) {
-                const Pass& chunk = pass[c * passes];
-                const float weight = exponential(spread(chunk.most[h % kHeads] - most))[0];
-                const float* acc = chunk.acc + h % kHeads * channels;
-                sum += weight * chunk.sum[h % kHeads];
-                for (int64_t i = 0; i < channels; i++) to[i] += weight * acc[i];
-            }
-            for (int64_t i = 0; i < channels && chunks; i++) to[i] /= sum;
+        for (int64_t at = 0; at < rows * (heads + 2 * groups); at++) {
+            const int64_t row = at / (heads + 2 * groups), head = at % (heads + 2 * groups);
+            float* one = qkv + at * channels;
+            const int64_t turned = step->turned;
+            if (head < heads + groups) rotate(one, step->cos + row * turned, step->sin + row * turned, turned / 2);
+            if (head >= heads) store_head(*cache, (head - heads) % groups, head >= heads + groups, step->slots[row], one, 0, kFloat32);
         }
+        attend(queries);
+        multiply(read_out, threads);
+        multiply(up, threads);
+        multiply(down, threads);
     }
 }
 

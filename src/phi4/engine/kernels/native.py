@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from phi4.engine.kernels import build, plain
-from phi4.engine.kernels.cache import LANES, TYPES, PagedKV
+from phi4.engine.kernels.cache import LANES, TYPES, Decoding, PagedKV
 from phi4.model.linear import QuantizedLinear
 
 TILE = 32  # outputs of a tile, as in native.cpp
@@ -34,6 +34,7 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
         *(_pointer, _pointer, _int64, _int64, _int64, _pointer, _int64),
         *(_pointer, _float, _pointer, _int32),
     ),
+    "phi4_decode": (_pointer, _pointer, _pointer, _pointer, _int64, _int32),
 }
 
 
@@ -45,6 +46,25 @@ class _Layer(ctypes.Structure):
         *((name, _int64) for name in ("outputs", "inputs")),
         *((name, _int32) for name in ("bits", "group", "scale_type", "scale_per_row", "gain_type", "gated")),
         ("eps", _float),
+    )
+
+
+class Block(ctypes.Structure):
+    """`Block` of native.cpp: the matrices of one layer; see `describe_block`."""
+
+    _fields_ = (*((name, _pointer) for name in ("qkv", "o", "gate_up", "down")), ("heads", _int64))
+
+
+class _Step(ctypes.Structure):
+    """`Step` of native.cpp."""
+
+    _fields_ = (
+        *((name, _pointer) for name in ("cos", "sin")),
+        ("turned", _int64),
+        *((name, _pointer) for name in ("slots", "table")),
+        ("table_stride", _int64),
+        ("lengths", _pointer),
+        ("scale", _float),
     )
 
 
@@ -197,9 +217,35 @@ class Library:
         )
         return o_NHK if q_NHK.dtype == torch.float32 else o_NHK.to(q_NHK.dtype)
 
+    def decode(
+        self, block: Block, cache: PagedKV, rows: Decoding, x_1TD: Tensor, cos_1TR: Tensor, sin_1TR: Tensor
+    ) -> Tensor:
+        """One whole layer of a step that only decodes, float32; the result takes the place of x."""
+        x = x_1TD.contiguous()
+        cos, sin, slots = cos_1TR.contiguous(), sin_1TR.contiguous(), rows.slots_D.contiguous()
+        table, lengths = rows.table_DB.contiguous(), rows.lengths_D.contiguous()
+        assert (cos.dtype, slots.dtype, table.dtype) == (torch.float32, torch.int64, torch.int32)
+        count = len(lengths)
+        assert x.numel() == count * x.shape[-1]
+        assert cos.numel() == count * cos.shape[-1]
+        step = _Step(
+            *(cos.data_ptr(), sin.data_ptr(), cos.shape[-1], slots.data_ptr(), table.data_ptr()),
+            *(table.shape[1], lengths.data_ptr(), rows.scale),
+        )
+        self._dll.phi4_decode(
+            *(ctypes.addressof(block), cache.described_at, ctypes.addressof(step), x.data_ptr(), count),
+            torch.get_num_threads(),
+        )
+        return x
+
     def read(self, memory: Tensor) -> None:
         """Read all bytes of a tensor: the measure of bandwidth."""
         self._dll.phi4_read(memory.data_ptr(), memory.nbytes, torch.get_num_threads())
+
+
+def describe_block(qkv: Matrix, o: Matrix, gate_up: Matrix, down: Matrix, heads: int) -> Block:
+    """One layer for `Library.decode`; the matrices must outlive it."""
+    return Block(qkv.address, o.address, gate_up.address, down.address, heads)
 
 
 def activation_group(group_size: int, inputs: int) -> int:
