@@ -1,10 +1,9 @@
 // The kernels for CPUs: matmuls on int4, int8 and bfloat16 weights, attention over the paged cache, and the small
 // steps between them. Plain C interface, no dependency but OpenMP; `build.py` compiles it, `native.py` calls it.
 //
-// Three vector widths from one source: AVX-512 with VNNI (with AMX for many rows where the CPU has it), AVX2 (with
-// AVX-VNNI when there), and whatever the compiler makes of 16 lanes elsewhere. They differ in speed only: the order of
-// every floating-point operation is the same, so quantised matmuls agree bit for bit between them, and each row's
-// result is independent of the rows beside it.
+// Three vector widths from one source: AVX-512 with VNNI, AVX2 (with AVX-VNNI when there), and whatever the compiler
+// makes of 16 lanes elsewhere. They differ in speed only: the order of every floating-point operation is the same, so
+// quantised matmuls agree bit for bit between them, and each row's result is independent of the rows beside it.
 //
 // Most functions above the interface run inside a team: every thread of a parallel region calls them, the work is
 // shared out between them, and they return when all of it is done. So a whole layer is one region.
@@ -29,8 +28,6 @@
 #endif
 #if defined(__linux__)
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 namespace {
@@ -41,9 +38,6 @@ namespace {
 #define PHI4_AVX512 1
 constexpr int kLanes = 16;
 constexpr const char* kName = "avx512vnni";
-#if defined(__AMX_INT8__) && defined(__linux__)
-#define PHI4_AMX 1
-#endif
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define PHI4_AVX2 1
 constexpr int kLanes = 8;
@@ -252,8 +246,6 @@ T* scratch(int which, size_t count) {  // grows, stays with the thread that call
 
 // --------------------------------------------------------------------------------------------------- layers
 
-constexpr int kMostTogether = 32;  // rows of the largest block
-
 // A quantised matrix, with what may come before it (RMSNorm of its inputs) and after it (silu(gate) * up).
 struct Layer {
     const uint8_t* words;  // tiles
@@ -285,13 +277,12 @@ struct Rows {        // the quantised inputs
     int64_t stride;
 };
 
-// Room for quantised inputs, in the scratch memory of the calling thread. Rows are rounded up to whole blocks, and
-// start a cache line further each, so that those of a wide matrix do not all fall on the same lines of the cache.
+// Room for quantised inputs, in the scratch memory of the calling thread. Rows start a cache line further each, so
+// that those of a wide matrix do not all fall on the same lines of the cache.
 Rows rows_for(const Layer& w, int64_t rows) {
-    const int64_t padded = (rows + kMostTogether - 1) / kMostTogether * kMostTogether, groups = w.inputs / w.group;
-    const int64_t stride = w.inputs + 64;
-    return {scratch<int8_t>(0, padded * stride), scratch<float>(0, padded * groups),
-            scratch<int32_t>(0, padded * groups), stride};
+    const int64_t groups = w.inputs / w.group, stride = w.inputs + 64;
+    return {scratch<int8_t>(0, rows * stride), scratch<float>(0, rows * groups), scratch<int32_t>(0, rows * groups),
+            stride};
 }
 
 INLINE vf silu(vf x) { return x / (1.0f + exponential(-x)); }
@@ -356,7 +347,7 @@ void block(const Layer& w, const Rows& x, int64_t row, int64_t tile, int part, f
             vi low[kVectors], high[kVectors];
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; v++) {
-                __builtin_prefetch(words + v * kLanes * 4 + kAhead);
+                __builtin_prefetch(words + v * kLanes * 4 + kAhead, 0, 2);
                 vi both = load<vi>(words + v * kLanes * 4);
                 low[v] = BITS == 4 ? both & 0x0f0f0f0f : both;
                 high[v] = (both >> 4) & 0x0f0f0f0f;
@@ -450,107 +441,6 @@ void tile_times_rows(const Layer& w, const Rows& x, int64_t first, int64_t last,
         }
 }
 
-// AMX multiplies 16 rows of 64 inputs by 64 inputs of 16 outputs in one instruction: the same integers, several times
-// sooner where there are many rows. int4 weights are unpacked to the tiles of int8 ones first.
-#if defined(PHI4_AMX)
-constexpr int64_t kAmxRows = 12;  // rows from which it wins
-
-bool amx_allowed() {  // Linux wants to be asked once
-    static const bool allowed = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
-    return allowed;
-}
-
-// Registers 0 to 3 hold sums, 4 and 5 inputs, 6 and 7 weights; `step` inputs at a time.
-void configure_amx(int64_t step) {
-    struct alignas(64) {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } config = {};
-    config.palette = 1;
-    for (int i = 0; i < 8; i++) {
-        config.row_bytes[i] = i == 4 || i == 5 ? (uint16_t)step : 64;
-        config.rows[i] = i < 6 ? 16 : (uint8_t)(step / 4);
-    }
-    asm volatile("" : : "r"(&config) : "memory");  // some compilers think that only its first eight bytes are read
-    _tile_loadconfig(&config);
-}
-
-const uint8_t* int8_tile(const Layer& w, int64_t tile, int which) {
-    const int64_t bytes = w.inputs * kTile * w.bits / 8;
-    const uint8_t* words = w.words + tile * bytes;
-    if (w.bits == 8) return words;
-    uint8_t* to = scratch<uint8_t>(which, 2 * bytes);
-    for (int64_t at = 0; at < bytes; at += 4 * kTile)
-        for (int v = 0; v < kVectors; v++) {
-            const vi both = load<vi>(words + at + v * sizeof(vi));
-            save(to + 2 * at + v * sizeof(vi), both & 0x0f0f0f0f);
-            save(to + 2 * at + 4 * kTile + v * sizeof(vi), (both >> 4) & 0x0f0f0f0f);
-        }
-    return to;
-}
-
-// As `block`, for 16 * TALL rows; `weights` from int8_tile.
-template <int TALL>
-void amx_block(const Layer& w, const Rows& x, int64_t row, int64_t tile, const uint8_t* weights, float* y) {
-    const int64_t size = w.group, groups = w.inputs / size, step = std::min<int64_t>(size, 64);
-    const int64_t scales = tile * (w.scale_per_row ? 1 : groups) * kTile;
-    alignas(64) int32_t acc[2 * TALL][16][16];
-    for (int64_t g = 0; g < groups; g++) {
-        _tile_zero(0);
-        _tile_zero(1);
-        if constexpr (TALL == 2) _tile_zero(2);
-        if constexpr (TALL == 2) _tile_zero(3);
-        for (int64_t k = g * size; k < (g + 1) * size; k += step) {
-            const int8_t* value = x.value + row * x.stride + k;
-            _tile_loadd(6, weights + k * kTile, 4 * kTile);
-            _tile_loadd(7, weights + k * kTile + 64, 4 * kTile);
-            _tile_loadd(4, value, x.stride);
-            _tile_dpbsud(0, 4, 6);
-            _tile_dpbsud(1, 4, 7);
-            if constexpr (TALL == 2) {
-                _tile_loadd(5, value + 16 * x.stride, x.stride);
-                _tile_dpbsud(2, 5, 6);
-                _tile_dpbsud(3, 5, 7);
-            }
-        }
-        _tile_stored(0, acc[0], 64);
-        _tile_stored(1, acc[1], 64);
-        if constexpr (TALL == 2) _tile_stored(2, acc[2], 64);
-        if constexpr (TALL == 2) _tile_stored(3, acc[3], 64);
-        vf scale[2];
-        for (int v = 0; v < 2; v++)
-            scale[v] = read(w.scales, scales + (w.scale_per_row ? 0 : g * kTile) + v * 16, w.scale_type);
-        for (int r = 0; r < 16 * TALL; r++) {
-            const int64_t entry = (row + r) * groups + g;
-            const vi start = spread(x.start[entry]);
-            const vf of_row = spread(x.scale[entry]);
-#pragma GCC unroll 2
-            for (int v = 0; v < 2; v++) {
-                float* to = y + r * kTile + v * 16;
-                const vf sum = g ? read(to) : vf{};
-                const vi product = load<vi>(acc[r / 16 * 2 + v][r % 16]) + start;
-                save(to, fma(to_float(product) * scale[v], of_row, sum));
-            }
-        }
-    }
-}
-
-void amx_tile_times_rows(const Layer& w, const Rows& x, int64_t first, int64_t last, int64_t tile, const Output& out) {
-    alignas(64) float y[kMostTogether * kTile], other[kMostTogether * kTile];
-    const int64_t second = tile + out.width / kTile;
-    const uint8_t* weights = int8_tile(w, tile, 1);
-    const uint8_t* gated = w.gated ? int8_tile(w, second, 2) : nullptr;
-    for (int64_t row = first; row < last; row += kMostTogether) {
-        const int64_t rows = std::min<int64_t>(kMostTogether, last - row);
-        const auto product = rows > 16 ? amx_block<2> : amx_block<1>;
-        product(w, x, row, tile, weights, y);
-        if (w.gated) product(w, x, row, second, gated, other);
-        finish(w, out, row, rows, tile * kTile, y, other);
-    }
-}
-#endif
-
 // One matmul, carried out by a team. Made by the thread that starts the team, in whose scratch memory inputs meet.
 struct Product {
     const Layer& w;
@@ -571,7 +461,7 @@ void multiply(const Product& p, int32_t threads) {
     const Layer& w = p.w;
     const Rows x = p.few ? rows_for(w, p.rows) : p.shared;
     const int64_t inputs = w.inputs, groups = inputs / w.group, tiles = (p.out.width + kTile - 1) / kTile;
-    const int64_t together = std::max<int64_t>(kMostTogether, kRowsBytes / inputs / kMostTogether * kMostTogether);
+    const int64_t together = std::max<int64_t>(kMostRows, kRowsBytes / inputs / kMostRows * kMostRows);
     // A share of at least 64 KB, so that each thread reads long stretches; small enough to even out the threads.
     const int64_t share = std::max<int64_t>(1, std::min(65536 / (inputs * 4 * w.bits), tiles / (4 * threads)));
     const auto quantize_row = [&](int64_t row) {
@@ -584,22 +474,16 @@ void multiply(const Product& p, int32_t threads) {
 #pragma omp for
         for (int64_t row = 0; row < p.rows; row++) quantize_row(row);
     }
-    auto times_rows = w.bits == 4 ? tile_times_rows<4> : tile_times_rows<8>;
-#if defined(PHI4_AMX)
-    const bool amx = p.rows >= kAmxRows && amx_allowed();
-    if (amx) {
-        configure_amx(std::min(w.group, 64));
-        times_rows = amx_tile_times_rows;
-    }
-#endif
     for (int64_t first = 0; first < p.rows; first += together) {
         const int64_t last = std::min(p.rows, first + together);
 #pragma omp for schedule(dynamic, share) nowait
-        for (int64_t tile = 0; tile < tiles; tile++) times_rows(w, x, first, last, tile, p.out);
+        for (int64_t tile = 0; tile < tiles; tile++) {
+            if (w.bits == 4)
+                tile_times_rows<4>(w, x, first, last, tile, p.out);
+            else
+                tile_times_rows<8>(w, x, first, last, tile, p.out);
+        }
     }
-#if defined(PHI4_AMX)
-    if (amx) _tile_release();
-#endif
 #pragma omp barrier
 }
 
@@ -909,12 +793,7 @@ struct Step {
 
 extern "C" {
 
-const char* phi4_name() {
-#if defined(PHI4_AMX)
-    if (amx_allowed()) return "avx512vnni amx";
-#endif
-    return kName;
-}
+const char* phi4_name() { return kName; }
 
 // Ask for large pages before the memory is first touched: a pass over the weights then misses the TLB less.
 void phi4_advise(void* memory, int64_t bytes) {
