@@ -55,7 +55,7 @@ def library(machine: tuple[str, ...] = NATIVE, folder: Path | None = None) -> Pa
     version = _run([compiler, "--version"])
     flags = (*_FLAGS, *machine)
     openmp = _openmp_library()
-    parts = (SOURCE.read_text(encoding="utf-8"), *flags, version, _cpu_flags(), str(openmp))
+    parts = (SOURCE.read_text(encoding="utf-8"), *flags, version, cpu_flags(), str(openmp))
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     path = (folder or cache_folder()) / f"kernels-{key}.so"
     if not path.exists():
@@ -111,7 +111,7 @@ def _openmp_library() -> Path:
     return beside[0]
 
 
-def _cpu_flags() -> str:
+def cpu_flags() -> str:
     """What -march=native depends on: a cache on a shared disk serves several machines."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:

@@ -88,8 +88,9 @@ class PagedKV:
 
     def gather_rows(self, table_NB: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(k_NGSK, v_NGSK) of all positions of the blocks of N sequences, in `dtype`."""
+        blocks = table_NB.long()
         k_NGSK, v_NGSK = (
-            _read(values, scales, table_NB.long(), dtype).transpose(1, 2).flatten(2, 3)
+            _side_by_side(_read(values, scales, blocks, None if scales is None else dtype), dtype)
             for values, scales in ((self.k_PGCK, self.k_scale_PGC), (self.v_PGCK, self.v_scale_PGC))
         )
         return k_NGSK, v_NGSK
@@ -112,9 +113,19 @@ class PagedAttend:
     decoding: Decoding | None = None
 
 
-def _read(values_PGCK: Tensor, scales_PGC: Tensor | None, blocks: Tensor, dtype: torch.dtype) -> Tensor:
-    read = values_PGCK[blocks].to(dtype)
+def _read(
+    values_PGCK: Tensor, scales_PGC: Tensor | None, blocks: Tensor, dtype: torch.dtype | None
+) -> Tensor:
+    read = values_PGCK[blocks]
+    read = read if dtype is None else read.to(dtype)
     return read if scales_PGC is None else read * scales_PGC[blocks][..., None].to(dtype)
+
+
+def _side_by_side(x_NBGCK: Tensor, dtype: torch.dtype) -> Tensor:
+    """x_NGSK in `dtype`: the blocks of a sequence one behind the other, moved and converted in one pass."""
+    rows, blocks, groups, block, channels = x_NBGCK.shape
+    x_NGBCK = torch.empty((rows, groups, blocks, block, channels), dtype=dtype, device=x_NBGCK.device)
+    return x_NGBCK.copy_(x_NBGCK.transpose(1, 2)).flatten(2, 3)
 
 
 def quantize_rows(x_TGK: Tensor) -> tuple[Tensor, Tensor]:

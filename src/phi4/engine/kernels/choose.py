@@ -9,17 +9,17 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from phi4.engine.kernels import build, native, plain
+from phi4.engine.kernels import build, measured, native, plain
 from phi4.engine.kernels.cache import PagedKV
 from phi4.engine.kernels.layers import (
     NativeBlock,
-    NativeHead,
     NativeLinear,
     ShortlistHead,
     block_fits,
     rounded,
 )
 from phi4.engine.kernels.native import Library
+from phi4.engine.kernels.operators import PlainLinear, kinds_for
 from phi4.engine.memory import available_bytes
 from phi4.errors import ModelError
 from phi4.model.cost import matmul_parameters
@@ -28,6 +28,7 @@ from phi4.model.transformer import Block, Transformer
 
 Head = Callable[[Tensor], Tensor]  # hidden states h[..., D] -> logits [..., V], at least float32
 
+_LARGE = 100_000_000  # weights from which a model is worth ten seconds of measuring, once
 _SWITCH = "PHI4_KERNELS"  # "plain" switches the native kernels off
 
 
@@ -75,28 +76,23 @@ class Kernels:
             raise ModelError(
                 f"an output matrix of {head_bits} bits is not supported", "choose 0 (as it is), 4 or 8"
             )
-        copy = _room_for_copy(model)
-        wide = self.dtype == torch.float64  # exactness is asked for: the reference layers stay
-        if not wide:
-            for number, block in enumerate(model.layers):
-                assert isinstance(block, Block)
-                model.layers[number] = self._block(block, copy)
-        head = self._rounded_head(model, head_bits, copy) if head_bits and not wide else self._head(model)
-        return head
+        if self.dtype == torch.float64:  # exactness is asked for: the reference layers stay
+            return self._head(model)
+        chosen = _Choice.of(model, self.library)
+        for number, block in enumerate(model.layers):
+            assert isinstance(block, Block)
+            model.layers[number] = self._block(block, chosen)
+        return self._rounded_head(model, head_bits, chosen) if head_bits else self._head(model)
 
-    def _block(self, block: Block, copy: bool) -> nn.Module:
-        if self.library and block_fits(block):
-            return NativeBlock(self.library, block)
+    def _block(self, block: Block, chosen: "_Choice") -> nn.Module:
+        if chosen.library and block_fits(block):
+            return NativeBlock(chosen.library, block)
         if self.block is not None:
             return self.block(block)
         for part in (block.self_attn, block.mlp):
             for name, child in part.named_children():
-                if not isinstance(child, QuantizedLinear):
-                    continue
-                if self.library and native.fits(child):
-                    setattr(part, name, NativeLinear(self.library, child))
-                else:
-                    setattr(part, name, plain.faster(child, copy))
+                if isinstance(child, QuantizedLinear):
+                    setattr(part, name, chosen.faster(child))
         return block
 
     def _head(self, model: Transformer) -> Head:
@@ -107,29 +103,52 @@ class Kernels:
 
         return head
 
-    def _rounded_head(self, model: Transformer, bits: int, copy: bool) -> Head:
+    def _rounded_head(self, model: Transformer, bits: int, chosen: "_Choice") -> Head:
         weight_VD = model.head_weight
         if weight_VD.shape[1] % 32:
             raise ModelError(f"an output matrix of {weight_VD.shape[1]} columns cannot be rounded")
         small = rounded(weight_VD, bits)
         if not model.config.tie_word_embeddings:
             del model.lm_head
-        if self.library and native.fits(small):
-            fast: Head = NativeHead(self.library, small)
-        else:
-            layer = plain.faster(small, copy)
+        layer = chosen.faster(small)
 
-            def fast(h: Tensor) -> Tensor:
-                logits: Tensor = layer(h)
-                return logits.float()
+        def fast(h: Tensor) -> Tensor:
+            logits: Tensor = layer(h.float())
+            return logits
 
         return ShortlistHead(fast, weight_VD) if bits == 4 and model.config.tie_word_embeddings else fast
 
 
-def _room_for_copy(model: Transformer) -> bool:
-    """Does an int8 copy of every weight, which the operator holds twice, leave half of the free memory?"""
-    device = model.embed_tokens.weight.device
-    return device.type == "cpu" and 2 * matmul_parameters(model.config) < available_bytes(device) // 2
+@dataclass(frozen=True)
+class _Choice:
+    """How one model's quantised maps are multiplied: natively, or by PyTorch's operators, and which of them."""
+
+    library: Library | None
+    times: measured.Times | None  # None: too small a model to measure for, or not on the CPU
+    spare: float  # bytes per weight that its maps may hold
+
+    @staticmethod
+    def of(model: Transformer, library: Library | None) -> "_Choice":
+        """A large model is worth measuring for, once on each machine. Half of the free memory may be used."""
+        device, weights = model.embed_tokens.weight.device, matmul_parameters(model.config)
+        spare = available_bytes(device) / 2 / weights
+        quantization = model.config.quantization
+        if device.type != "cpu" or quantization is None or weights < _LARGE:
+            return _Choice(library, None, spare)
+        times = measured.times(library)
+        kinds = kinds_for(QuantizedLinear(1024, 1024, quantization))
+        return _Choice(library if library and times.native_wins(kinds, spare) else None, times, spare)
+
+    def faster(self, linear: QuantizedLinear) -> nn.Module:
+        """The map on what was chosen, or itself where that does not reach."""
+        if self.library and native.fits(linear):
+            return NativeLinear(self.library, linear)
+        kinds = kinds_for(linear)
+        if not kinds:
+            return linear
+        if self.times is not None:
+            return PlainLinear(linear, self.times.plan(kinds, self.spare))
+        return PlainLinear(linear, measured.default_plan(kinds, linear.quantization.bits, self.spare))
 
 
 def select(device: torch.device, dtype: torch.dtype | None = None) -> Kernels:

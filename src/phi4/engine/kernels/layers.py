@@ -19,6 +19,7 @@ from phi4.model.transformer import Attend, Block
 
 _HEAD_GROUP = 32  # inputs that share a scale in a 4-bit output matrix: it decides every token, so the finest
 _SHORTLIST = 64  # likeliest tokens whose logits are computed exactly
+_STRETCH = 32  # columns of logits that are first looked at together
 _HEAD_ROWS = 8192  # rows of the output matrix rounded together
 
 
@@ -85,17 +86,6 @@ class NativeLinear(nn.Module):
         return self.library.linear(self.matrix, x)
 
 
-class NativeHead:
-    """A rounded output matrix."""
-
-    def __init__(self, library: Library, weight: QuantizedLinear) -> None:
-        self.library = library
-        self.matrix = library.matrix(weight)
-
-    def __call__(self, h: Tensor) -> Tensor:
-        return self.library.linear(self.matrix, h.float())
-
-
 class ShortlistHead:
     """A coarse output matrix finds the likely tokens, the exact one, a tied embedding, gives their logits.
 
@@ -108,10 +98,23 @@ class ShortlistHead:
     def __call__(self, h: Tensor) -> Tensor:
         logits = self.coarse(h)
         flat_MV, h_MD = logits.view(-1, logits.shape[-1]), h.float().view(-1, h.shape[-1])
-        index_MS = flat_MV.topk(min(_SHORTLIST, flat_MV.shape[1])).indices
+        index_MS = _likeliest(flat_MV)
         exact_MS = (self.weight_VD[index_MS].float() * h_MD[:, None]).sum(-1)
         flat_MV.scatter_(1, index_MS, exact_MS)
         return logits
+
+
+def _likeliest(logits_MV: Tensor) -> Tensor:
+    """The shortlist's ids. Each lies in one of the stretches of columns with the largest maxima: few are searched."""
+    rows, columns = logits_MV.shape
+    stretches = columns // _STRETCH
+    if stretches <= _SHORTLIST or columns % _STRETCH:
+        return logits_MV.topk(min(_SHORTLIST, columns)).indices
+    split_MCS = logits_MV.view(rows, stretches, _STRETCH)
+    stretch_MS = split_MCS.amax(-1).topk(_SHORTLIST).indices
+    inside_MS = split_MCS.gather(1, stretch_MS[..., None].expand(-1, -1, _STRETCH)).flatten(1)
+    found_MS = inside_MS.topk(_SHORTLIST).indices
+    return stretch_MS.gather(1, found_MS // _STRETCH) * _STRETCH + found_MS % _STRETCH
 
 
 def rounded(weight_OI: Tensor, bits: int) -> QuantizedLinear:
