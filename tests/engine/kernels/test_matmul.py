@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phi4.engine.kernels import native as native_module
+from phi4.engine.kernels import operators
 from phi4.engine.kernels.native import Library, activation_group
 from phi4.engine.kernels.operators import ANY, KINDS, PlainLinear, kinds_for
 from phi4.model.config import Quantization
@@ -196,6 +197,15 @@ def test_plain_operators(quantization: Quantization, kind: str) -> None:
         assert ((y - alone).norm(dim=1) <= 1e-6 * alone.norm(dim=1)).all() or kind in ("int4pack", "int8pack")
         assert ((y - alone).norm(dim=1) <= 1e-2 * alone.norm(dim=1)).all()
         assert torch.equal(layer(x[None]), y[None])
+
+
+@pytest.mark.parametrize("kind", ["int4pack", "int_mm"])
+def test_converted_in_stretches(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    linear = quantized(80, 128, Quantization(4, 32), torch.bfloat16)
+    whole = PlainLinear(linear, ((ANY, kind),))
+    monkeypatch.setattr(operators, "_STRETCH", 64)
+    x = rows(3, 128)
+    assert torch.equal(PlainLinear(linear, ((ANY, kind),))(x), whole(x))
 
 
 def test_a_plan_is_followed() -> None:

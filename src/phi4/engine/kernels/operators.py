@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from phi4.model.linear import QuantizedLinear, unpack
+from phi4.model.linear import QuantizedLinear, dequantize, unpack
 
 Operator = Callable[[Tensor], Tensor]  # rows [M, I] in any float dtype -> [M, O], float32 or bfloat16
 Plan = tuple[tuple[int, str], ...]  # (up to so many rows, the kind that multiplies them), ascending
 ANY = sys.maxsize  # rows: no bound
 
+_STRETCH = 4096  # rows of a weight converted together; PyTorch's int4 layout comes in blocks of 64 rows
 _GROUPS = (128, 64, 32)  # inputs that share a scale in PyTorch's int4 operator, where the weights do not say
 
 
@@ -35,19 +36,27 @@ class ByRow:
         """Exact for int8 per row; for 4 bits the rounding is far finer than that to 4 bits was."""
         if linear.quantization.bits == 8:
             return ByRow(unpack(linear.weight_packed, 8), linear.weight_scale.detach()[:, 0].float())
-        weight_OI = linear.dequantized().float()
-        scale_O = weight_OI.abs().amax(1).clamp_min(1e-30) / 127
-        return ByRow((weight_OI / scale_O[:, None]).round_().to(torch.int8), scale_O)
+        words_OW, scale_OS = linear.weight_packed, linear.weight_scale.detach()
+        value_OI = torch.empty((len(words_OW), words_OW.shape[1] * 8), dtype=torch.int8)
+        scale_O = torch.empty(len(words_OW))
+        for rows in _stretches(len(words_OW)):
+            weight_OI = dequantize(unpack(words_OW[rows], 4), scale_OS[rows]).float()
+            scale_O[rows] = weight_OI.abs().amax(1).clamp_min(1e-30) / 127
+            value_OI[rows] = weight_OI.div_(scale_O[rows, None]).round_().to(torch.int8)
+        return ByRow(value_OI, scale_O)
 
 
 def int4pack(linear: QuantizedLinear) -> Operator:
     """4 bits in groups. It computes in bfloat16, its only fast dtype."""
-    value_OI = unpack(linear.weight_packed, 4)
-    inputs = value_OI.shape[1]
+    words_OW = linear.weight_packed
+    inputs = words_OW.shape[1] * 8
     group = linear.quantization.group_size or _group(inputs)
     scale_SO = linear.weight_scale.detach().expand(-1, inputs // group).to(torch.bfloat16).T
     scale_zero_SO2 = torch.stack((scale_SO, torch.zeros_like(scale_SO)), -1)
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu((value_OI + 8).int(), 1)
+    convert = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+    packed = torch.cat(
+        [convert((unpack(words_OW[rows], 4) + 8).int(), 1) for rows in _stretches(len(words_OW))]
+    )
     multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
 
     def product(rows_MI: Tensor) -> Tensor:
@@ -165,6 +174,11 @@ class PlainLinear(nn.Module):
         rows_MI = x.flatten(0, -2)
         operator = next(operator for most, operator in self._steps if len(rows_MI) <= most)
         return operator(rows_MI).view(*x.shape[:-1], -1).to(x.dtype)
+
+
+def _stretches(outputs: int) -> list[slice]:
+    """Rows to convert together, so that the peak is the result and little more."""
+    return [slice(start, start + _STRETCH) for start in range(0, outputs, _STRETCH)]
 
 
 def _group(inputs: int) -> int:
