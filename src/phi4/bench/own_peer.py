@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from phi4.bench.llama_cpp_peer import serve
+from phi4.bench.llama_cpp_peer import peak_memory, serve
 from phi4.engine.engine import Engine
+from phi4.engine.kernels import BLOCK
+from phi4.engine.kv_cache import Chunk, Step
 from phi4.engine.sequence import Event
 from phi4.text.generation import Completion, Delta, Request, SamplingParams
 from phi4.text.tokenizer import Tokenizer
@@ -114,9 +116,23 @@ class Peer:
             sizes.append(pages * resource.getpagesize())
         return {"before": sizes[0], "after": sizes[1]}
 
+    @torch.inference_mode()
+    def logits(self, ids: list[int]) -> dict[str, Any]:
+        """Logits behind every token of a text as the engine computes them, written to a file as float32."""
+        self.engine.forget()  # the text is read into the first blocks of the cache
+        count = len(ids)
+        blocks_B, none = torch.arange(-(-count // BLOCK)), torch.zeros(0, dtype=torch.int32)
+        step = Step(torch.arange(count), none.view(0, 0), none, (Chunk(0, count, 0, blocks_B),))
+        runner = self.engine._runner
+        h_TD = runner.hidden(torch.tensor(ids), torch.arange(count), None, step)
+        logits_TV = runner.head(h_TD).numpy()
+        path = f"/tmp/phi4-peer-{os.getpid()}.f32"
+        logits_TV.tofile(path)
+        return {"path": path, "columns": logits_TV.shape[1]}
+
     def memory(self) -> dict[str, Any]:
         """Peak memory of this process in bytes."""
-        return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        return {"bytes": peak_memory()}
 
     def _prompt(self, length: int, seed: int) -> tuple[int, ...]:
         vocabulary = min(self.engine._vocab_size, 50_000)

@@ -1,12 +1,11 @@
 """transformers in bf16 as one of the programs that are timed: the same questions as llama_cpp_peer."""
 
-import resource
 import time
 from typing import Any
 
 import torch
 
-from phi4.bench.llama_cpp_peer import serve
+from phi4.bench.llama_cpp_peer import peak_memory, serve
 
 
 class Peer:
@@ -56,7 +55,7 @@ class Peer:
 
     def memory(self) -> dict[str, Any]:
         """Peak memory of this process in bytes."""
-        return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        return {"bytes": peak_memory()}
 
     @torch.inference_mode()
     def _read(self, ids_BT: torch.Tensor, cache: Any = None) -> Any:

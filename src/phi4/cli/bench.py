@@ -30,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="engine: a Python whose llama-cpp-python is built for this CPU",
     )
     parser.add_argument(
-        "--shape",
+        "--on",
         action="append",
-        choices=["phi-4-mini", "phi-4"],
-        help="engine: which shapes (default: phi-4-mini)",
+        choices=["phi-4-mini", "smollm2", "phi-4"],  # as in phi4.bench.subjects
+        help="engine: phi-4-mini's or phi-4's shape with random weights, smollm2's real ones, or several "
+        "(default: phi-4-mini and smollm2)",
     )
     parser.add_argument("--rounds", type=int, default=3, help="engine: alternations (default 3)")
     parser.add_argument(
@@ -91,7 +92,7 @@ def _quantize(args: argparse.Namespace) -> tuple[str, list[dict[str, object]]]:
 
 
 def _engine(args: argparse.Namespace) -> tuple[str, list[dict[str, object]]]:
-    from phi4.bench import engine
+    from phi4.bench import engine, engine_report
     from phi4.run.files import write_json
 
     plan = engine.Plan(args.peer, args.out, 1 if args.quick else args.rounds)
@@ -99,12 +100,12 @@ def _engine(args: argparse.Namespace) -> tuple[str, list[dict[str, object]]]:
         plan = dataclasses.replace(plan, batches=(1, 8), prompts=(512,), requests=0)
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     found = []
-    for shape in args.shape or ["phi-4-mini"]:
-        found.append(engine.measure(plan, shape, say))
-        print(engine.table(found[-1]) + "\n")
+    for name in args.on or ["phi-4-mini", "smollm2"]:
+        found.append(engine.measure(plan, name, say))
+        print(engine_report.table(found[-1]) + "\n")
         rows = [dataclasses.asdict(one) for one in found]
         write_json(args.out / "engine.json", rows)
-        engine.picture(found, args.out / "engine.svg")
+        engine_report.picture(found, args.out / "engine.svg")
     return f"{plan.rounds} rounds, {args.out}/engine.json and engine.svg", rows
 
 
