@@ -101,13 +101,13 @@ def test_drafts_change_nothing_and_save_steps(temperature: float, monkeypatch: p
     results = {}
     for speculate in (False, True):
         made = engine(speculate=speculate)
-        run = made._runner.run
+        run = made.loop.runner.run
 
         def counted(works: Any, table: Any, run: Any = run, speculate: bool = speculate) -> Any:
             steps[speculate] += 1
             return run(works, table)
 
-        monkeypatch.setattr(made._runner, "run", counted)
+        monkeypatch.setattr(made.loop.runner, "run", counted)
         results[speculate] = made.generate(requests)
     assert tokens(results[True]) == tokens(results[False])
     for drafted, plain in zip(results[True], results[False], strict=True):
@@ -205,19 +205,19 @@ def test_grammars_in_one_batch_hold_and_hurt_nobody() -> None:
 
 def slow_engine(seconds: float = 0.01, **options: Any) -> Engine:
     made = engine(**options)
-    run = made._runner.run
+    run = made.loop.runner.run
 
     def slow(works: Any, table: Any) -> Any:
         time.sleep(seconds)
         return run(works, table)
 
-    made._runner.run = slow  # type: ignore[method-assign]
+    made.loop.runner.run = slow  # type: ignore[method-assign]
     return made
 
 
 def idle(made: Engine) -> bool:
     for _ in range(500):
-        if made._thread is None:
+        if made.loop.thread is None:
             return True
         time.sleep(0.01)
     return False
@@ -226,13 +226,13 @@ def idle(made: Engine) -> bool:
 def test_a_closed_stream_is_gone_within_a_step_and_hurts_nobody() -> None:
     made = slow_engine()
     seen: list[set[object]] = []
-    run = made._runner.run
+    run = made.loop.runner.run
 
     def watched(works: Any, table: Any) -> Any:
         seen.append({work.sequence.request for work in works})
         return run(works, table)
 
-    made._runner.run = watched  # type: ignore[method-assign]
+    made.loop.runner.run = watched  # type: ignore[method-assign]
     kept = Request(prompts(1, 20)[0], SamplingParams(max_tokens=40))
     other = made.stream(kept)
     for samples in (1, 3):
@@ -255,7 +255,7 @@ def test_closing_gives_everything_up() -> None:
     streams = [made.stream(Request(ids, SamplingParams(max_tokens=200))) for ids in prompts(3, 20)]
     next(streams[0])
     made.close()
-    assert made._thread is None
+    assert made.loop.thread is None
     for stream in streams:
         list(stream)
         assert stream.completions[0].finish == "abort"
@@ -318,14 +318,14 @@ def test_asyncio_gives_the_same_tokens() -> None:
 def test_a_step_that_fails_costs_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     made = engine()
     bad = tuple(prompts(1, 20, seed=8)[0])
-    run = made._runner.run
+    run = made.loop.runner.run
 
     def fragile(works: Any, table: Any) -> Any:
         if any(work.sequence.request.ids == bad for work in works):
             raise RuntimeError("out of memory")
         return run(works, table)
 
-    monkeypatch.setattr(made._runner, "run", fragile)
+    monkeypatch.setattr(made.loop.runner, "run", fragile)
     good = [Request(ids, SamplingParams(max_tokens=10)) for ids in prompts(4, 12)]
     results: list[list[Completion]] = []
     thread = threading.Thread(target=lambda: results.append(made.generate(good)))
@@ -353,7 +353,7 @@ def test_what_cannot_be_served_is_refused_before_any_token() -> None:
             made.stream(bad)
         with pytest.raises(ModelError):
             made.generate([Request(ids), bad])
-    assert made._thread is None
+    assert made.loop.thread is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

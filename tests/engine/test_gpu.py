@@ -23,7 +23,7 @@ def test_greedy_on_the_gpu_is_the_argmax_of_the_plain_forward(step_tokens: int) 
         requests = [Request(ids, SamplingParams(max_tokens=40)) for ids in prompts(9, 90)]
         wanted = [greedy(make(), request.ids, 40) for request in requests]
         made = Engine(copy.deepcopy(make()).cuda(), tokenizer(), step_tokens=step_tokens)
-        assert made._runner._graphs is not None
+        assert made.loop.runner._graphs is not None
         assert tokens(made.generate(requests)) == wanted
         assert tokens(made.generate(requests)) == wanted
         for request, answer in zip(requests, wanted, strict=True):

@@ -123,7 +123,7 @@ class Peer:
         count = len(ids)
         blocks_B, none = torch.arange(-(-count // BLOCK)), torch.zeros(0, dtype=torch.int32)
         step = Step(torch.arange(count), none.view(0, 0), none, (Chunk(0, count, 0, blocks_B),))
-        runner = self.engine._runner
+        runner = self.engine.loop.runner
         h_TD = runner.hidden(torch.tensor(ids), torch.arange(count), None, step)
         logits_TV = runner.head(h_TD).numpy()
         path = f"/tmp/phi4-peer-{os.getpid()}.f32"

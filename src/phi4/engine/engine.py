@@ -1,16 +1,14 @@
 """The one engine: everything that samples (chat, server, evaluation, rollouts) samples here.
 
-`submit` hands a request to one thread that owns the network: it plans a step, runs it, chooses tokens, and delivers
-what came of it. `generate` (lists), `stream` (iterator) and `astream` (asyncio) stand on top of it.
+`submit` hands a request to the loop, one thread that owns the network. `generate` (lists), `stream` (iterator) and
+`astream` (asyncio) stand on top of it.
 """
 
 import atexit
 import copy
 import itertools
-import threading
 import weakref
 from collections.abc import Sequence as Items
-from contextlib import suppress
 from queue import SimpleQueue
 
 import torch
@@ -19,11 +17,12 @@ from phi4.engine.blocks import BlockPool
 from phi4.engine.draft import PromptLookup
 from phi4.engine.kernels import BLOCK, Kernels, PagedKV, select
 from phi4.engine.kv_cache import KVCache
-from phi4.engine.loops import LoopDetector
+from phi4.engine.loop import Loop
 from phi4.engine.memory import available_bytes
+from phi4.engine.repetition import LoopDetector
 from phi4.engine.runner import Runner
-from phi4.engine.sampling import Row, check_params, sample
-from phi4.engine.scheduler import Scheduler, Work, blocks_for
+from phi4.engine.sampling import check_params
+from phi4.engine.scheduler import Scheduler, blocks_for
 from phi4.engine.sequence import Deliver, Event, Sequence
 from phi4.engine.streams import AsyncStream, Stream
 from phi4.errors import BusyError, ModelError
@@ -31,7 +30,7 @@ from phi4.model.config import ModelConfig
 from phi4.model.cost import parameters
 from phi4.model.transformer import Transformer
 from phi4.text.detokenize import TextStream
-from phi4.text.generation import Completion, Delta, Finish, Request, Token
+from phi4.text.generation import Completion, Request
 from phi4.text.tokenizer import Tokenizer
 
 _SMALL = 50_000_000  # parameters up to which a step is cheap and the cache small
@@ -84,20 +83,14 @@ class Engine:
         self.step_tokens = step_tokens or (_SMALL_STEP if small else large)
         self._pool = BlockPool(blocks)
         short = config.original_context if config.long_rope else None
-        self._scheduler = Scheduler(self._pool, slots, self.context, short)
+        scheduler = Scheduler(self._pool, slots, self.context, short)
         cache = KVCache(config, blocks, self.cache_dtype, self.device, self.kernels)
-        self._runner = Runner(model, head, cache, self.kernels)
-        self._unused = torch.tensor(tokenizer.unused(config.vocab_size), dtype=torch.long, device=self.device)
+        unused = torch.tensor(tokenizer.unused(config.vocab_size), dtype=torch.long, device=self.device)
+        self.loop = Loop(scheduler, Runner(model, head, cache, self.kernels), self.step_tokens, unused)
         self._vocab_size = config.vocab_size
         self._speculate, self._queue = speculate, queue
-        self._lock = threading.Lock()
-        self._inbox: list[Sequence] = []
-        self._aborted: set[object] = set()
-        self._deadlines = False  # has any request ever had one?
-        self._closing = False
         # A thread that is inside the network when the interpreter goes away takes the process down with it.
         atexit.register(_close, weakref.ref(self))
-        self._thread: threading.Thread | None = None
 
     def generate(self, requests: Items[Request]) -> list[Completion]:
         """Complete every request; ordered by (request, sample).
@@ -108,7 +101,7 @@ class Engine:
         batches = [self._sequences(request, i, results.put, False) for i, request in enumerate(requests)]
         tickets = [batch[0].ticket for batch in batches]
         # Long prompts first: prompts read side by side are padded less, and the tail of the run is short.
-        self._hand_in(sorted(itertools.chain(*batches), key=lambda sequence: -sequence.prompt))
+        self.loop.hand_in(sorted(itertools.chain(*batches), key=lambda sequence: -sequence.prompt))
         completions: list[Completion] = []
         try:
             for _ in range(sum(request.params.n for request in requests)):
@@ -138,30 +131,24 @@ class Engine:
         Raises ModelError for a request that cannot be served, BusyError when the queue is full.
         """
         sequences = self._sequences(request, 0, deliver, True)
-        if self._queue and len(self._inbox) + len(self._scheduler.waiting) >= self._queue:
+        if self._queue and self.loop.waiting >= self._queue:
             raise BusyError(f"{self._queue} requests are waiting already", "try again in a moment")
-        self._hand_in(sequences)
+        self.loop.hand_in(sequences)
         return sequences[0].ticket
 
     def abort(self, ticket: object) -> None:
         """Give up a request: its samples end with "abort" and their blocks are free before the next step."""
-        with self._lock:
-            if self._thread is not None:
-                self._aborted.add(ticket)
+        self.loop.abort(ticket)
 
     def close(self) -> None:
         """Give up everything that runs or waits, and return when the engine's thread has ended."""
-        with self._lock:
-            thread, self._closing = self._thread, True
-        if thread is not None:
-            thread.join()
-        self._closing = False
+        self.loop.close()
 
     def statistics(self) -> dict[str, int]:
         """Sequences that run and wait, blocks in use and in all."""
         return {
-            "running": len(self._scheduler.running),
-            "waiting": len(self._scheduler.waiting) + len(self._inbox),
+            "running": len(self.loop.scheduler.running),
+            "waiting": self.loop.waiting,
             "blocks_used": self._pool.used,
             "blocks": self._pool.count,
         }
@@ -223,159 +210,11 @@ class Engine:
         found[0].followers = found[1:]
         return found
 
-    def _hand_in(self, sequences: Items[Sequence]) -> None:
-        if not sequences:
-            return
-        with self._lock:
-            self._deadlines |= any(sequence.request.params.deadline for sequence in sequences)
-            followers = {id(f) for sequence in sequences for f in sequence.followers}
-            self._inbox += [sequence for sequence in sequences if id(sequence) not in followers]
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="phi4-engine", daemon=True)
-                self._thread.start()
-
-    def _work(self) -> None:
-        """The loop. The thread ends when nothing is left to do; the next request starts another."""
-        while True:
-            with self._lock:
-                self._scheduler.waiting.extend(self._inbox)
-                self._inbox.clear()
-                aborted, self._aborted = self._aborted, set()
-                if self._closing:
-                    aborted = {sequence.ticket for sequence in self._everyone()}
-                if not self._scheduler.busy:
-                    self._thread = None
-                    return
-            if aborted:
-                self._end([s for s in self._everyone() if s.ticket in aborted], "abort")
-            if self._deadlines:
-                self._end([s for s in self._everyone() if s.overdue], "deadline")
-            if self._scheduler.busy:
-                try:
-                    self._step(self._scheduler.plan(self.step_tokens))
-                except Exception as error:  # a mistake of ours: nobody is left waiting for an answer
-                    for sequence in self._everyone():
-                        self._fail(sequence, error)
-
-    def _everyone(self) -> list[Sequence]:
-        known = [*self._scheduler.running, *self._scheduler.waiting]
-        return [*known, *(f for sequence in known for f in sequence.followers)]
-
-    def _step(self, works: list[Work]) -> None:
-        """Run planned work. When it fails, each piece is tried alone: only those that fail by themselves are lost."""
-        try:
-            logits_RV, rows_of = self._runner.run(works, self._scheduler.table)
-        except Exception as error:
-            if len(works) == 1:
-                self._fail(works[0].sequence, error)
-            else:
-                for work in works:
-                    self._step([work])
-            return
-        self._choose(works, logits_RV, rows_of)
-
-    def _choose(self, works: list[Work], logits_RV: torch.Tensor, rows_of: list[range]) -> None:
-        """The next token of every sequence whose text has been read to its end."""
-        picked: list[tuple[Sequence, Work, range]] = []
-        rows: list[Row] = []
-        index: list[int] = []
-        copies: list[tuple[int, int]] = []
-        for work, own in zip(works, rows_of, strict=True):
-            sequence = work.sequence
-            if not work.completes:
-                self._scheduler.advance(sequence, work.start + work.count)
-                continue
-            writers = [sequence]
-            if sequence.followers:
-                self._scheduler.advance(sequence, work.start + work.count)
-                joined, copied = self._scheduler.fork(sequence)
-                writers += joined
-                copies += copied
-            for writer in writers:
-                try:
-                    asked = _rows(writer, work.draft)
-                except Exception as error:
-                    self._fail(writer, error)
-                    continue
-                picked.append((writer, work, range(len(rows), len(rows) + len(own))))
-                rows += asked
-                index += own
-        self._runner.cache.copy(copies)
-        if not rows:
-            return
-        if index != list(range(len(logits_RV))):
-            logits_RV = logits_RV[torch.tensor(index, device=self.device)]
-        tokens = sample(logits_RV, rows, self._unused)
-        ended = []
-        for sequence, work, own in picked:
-            try:
-                self._extend(sequence, work, tokens[own.start : own.stop])
-            except Exception as error:
-                self._fail(sequence, error)
-                continue
-            if sequence.finish is not None:
-                ended.append(sequence)
-        if ended:
-            self._scheduler.remove(ended)
-            for sequence in ended:
-                self._deliver(sequence, sequence.completion())
-
-    def _extend(self, sequence: Sequence, work: Work, tokens: list[Token]) -> None:
-        """Take the tokens a step gave a sequence: one, and one more for every drafted token that was right."""
-        if not sequence.limit:  # only the log-probabilities of its prompt were asked for
-            sequence.finish = "length"
-            return
-        taken: list[Token] = []
-        text = ""
-        for place, token in enumerate(tokens):
-            length = len(sequence.ids)
-            text += sequence.add(token)
-            if len(sequence.ids) > length:
-                taken.append(token)
-            if sequence.finish or (place < len(work.draft) and token.id != work.draft[place]):
-                break
-        kept = min(len(work.draft), max(0, len(taken) - 1))
-        if sequence.lookup is not None:
-            sequence.lookup.extend([token.id for token in taken])
-            sequence.lookup.report(len(work.draft), kept)
-        self._scheduler.advance(sequence, work.start + work.count + kept)
-        if sequence.finish is not None:
-            text += sequence.close()
-        if sequence.streaming and (taken or text):
-            self._deliver(sequence, Delta(sequence.sample, tuple(taken), text))
-
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
-        self._scheduler.remove([sequence])
-        self._deliver(sequence, error)
-
-    def _end(self, sequences: list[Sequence], finish: Finish) -> None:
-        """End sequences from outside, wherever they are."""
-        self._scheduler.remove(sequences)
-        for sequence in sequences:
-            sequence.finish = finish
-            sequence.close()
-            self._deliver(sequence, sequence.completion())
-
-    @staticmethod
-    def _deliver(sequence: Sequence, event: Event) -> None:
-        with suppress(Exception):  # a caller that is gone must not hurt the others
-            sequence.deliver(event)
-
 
 def _close(engine: "weakref.ref[Engine]") -> None:
     alive = engine()
     if alive is not None:
         alive.close()
-
-
-def _rows(sequence: Sequence, draft: tuple[int, ...]) -> list[Row]:
-    """What the sampler must know: one row, and one behind each drafted token."""
-    params, prompt = sequence.request.params, sequence.request.ids
-    allowed = sequence.matcher.mask() if sequence.matcher is not None else None
-    rows = [Row(params, sequence.sample, prompt, sequence.written, allowed)]
-    for place in range(len(draft)):
-        rows.append(Row(params, sequence.sample, prompt, [*sequence.written, *draft[: place + 1]], None))
-    return rows
 
 
 def _cache_dtype(dtype: torch.dtype, small: bool) -> torch.dtype:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from phi4.engine.draft import PromptLookup
-from phi4.engine.loops import LoopDetector
+from phi4.engine.repetition import LoopDetector
 from phi4.text.detokenize import TextStream
 from phi4.text.generation import Completion, Delta, Finish, Request, Token
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import phi4
-from phi4.engine.loops import LoopDetector
+from phi4.engine.repetition import LoopDetector
 from tests.evals.fakes import tokenizer
 
 
