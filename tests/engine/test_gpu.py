@@ -90,7 +90,7 @@ def test_kernels_give_what_pytorchs_operators_give() -> None:
         linear = QuantizedLinear(1024, 300, Quantization(4, group)).to(device)
         linear.weight_packed.random_(-(2**31), 2**31 - 1)
         linear.weight_scale.uniform_(0.001, 0.01)
-        for rows in (1, 16, 100):
+        for rows in (1, 2, 16, 33, 100):
             x = torch.randn(rows, 1024, **bf16)
             wanted = x.double() @ linear.dequantized().double().T
             assert ((gpu.int4_linear(linear, x) - wanted).norm() / wanted.norm()) < 0.01

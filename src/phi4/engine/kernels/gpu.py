@@ -21,6 +21,7 @@ from phi4.model.transformer import Attend, Block
 _SPLIT = 8  # blocks of the cache that one program of the attention reads
 _ROW_WORDS = 32  # words of a row that one step of a program reads
 _LEAST_ROWS = 16  # rows of the smallest tensor-core product
+_FEW_ROWS, _FEW_TILE = 32, 64  # rows up to which 4-bit weights are unpacked for each; outputs of a program
 
 
 class GpuBlock(nn.Module):
@@ -336,16 +337,103 @@ def _int4_one(linear: QuantizedLinear, x_1I: Tensor, parts: int) -> Tensor:
     return out_PO.sum(0, keepdim=True).to(x_1I.dtype)
 
 
+@triton.jit
+def _int4_rows(
+    x, words, scales, out, rows, outputs, inputs, scale_stride,
+    GROUP: tl.constexpr, TILE_M: tl.constexpr, TILE_O: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    column = tl.program_id(0) * TILE_O + tl.arange(0, TILE_O)
+    part = tl.program_id(1)
+    row = tl.arange(0, TILE_M)
+    word = tl.arange(0, GROUP // 8)
+    across = inputs // 8
+    steps = inputs // GROUP // PARTS
+    inside = column < outputs
+    sums = tl.zeros((TILE_M, TILE_O), tl.float32)
+    for group in range(part * steps, part * steps + steps):
+        at = group * (GROUP // 8) + word
+        packed = tl.load(
+            words + column[None, :].to(tl.int64) * across + at[:, None], mask=inside[None, :], other=0
+        )
+        scale = tl.load(scales + column.to(tl.int64) * scale_stride + group, mask=inside, other=0.0)
+        product = tl.zeros((TILE_M, TILE_O), tl.float32)
+        for place in tl.static_range(8):
+            weight = (((packed >> (4 * place)) & 15) - 8).to(tl.bfloat16)
+            piece = tl.load(
+                x + row[:, None] * inputs + place * across + at[None, :],
+                mask=(row < rows)[:, None],
+                other=0.0,
+            )
+            product = tl.dot(piece, weight, product)
+        sums += product * scale.to(tl.float32)[None, :]
+    tl.store(
+        out + (part * rows + row[:, None]).to(tl.int64) * outputs + column[None, :],
+        sums,
+        mask=(row < rows)[:, None] & inside[None, :],
+    )
+
+
+def _int4_few(linear: QuantizedLinear, x_MI: Tensor) -> Tensor:
+    """A batch of rows: each of the eight weights of a word meets its own inputs, so nothing is put in order."""
+    rows, inputs = x_MI.shape
+    outputs, group = len(linear.weight_packed), linear.quantization.group_size
+    parts = next(n for n in (4, 2, 1) if inputs // group % n == 0) if outputs < 4 * inputs else 1
+    out_PMO = torch.empty((parts, rows, outputs), device=x_MI.device)
+    apart_M8W = x_MI.view(rows, inputs // 8, 8).transpose(1, 2).contiguous()
+    _int4_rows[(triton.cdiv(outputs, _FEW_TILE), parts)](
+        *(apart_M8W, linear.weight_packed, linear.weight_scale, out_PMO),
+        *(rows, outputs, inputs, linear.weight_scale.stride(0)),
+        GROUP=group,
+        TILE_M=max(_LEAST_ROWS, triton.next_power_of_2(rows)),
+        TILE_O=_FEW_TILE,
+        PARTS=parts,
+        num_warps=4,
+        num_stages=4,
+    )
+    return out_PMO.sum(0).to(x_MI.dtype) if parts > 1 else out_PMO[0].to(x_MI.dtype)
+
+
+@triton.jit
+def _unpack(words, scales, out, across, scale_stride, GROUP: tl.constexpr, WORDS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)
+    place = tl.arange(0, 8)
+    inside = word < across
+    packed = tl.load(words + row * across + word, mask=inside, other=0)
+    scale = tl.load(scales + row * scale_stride + word * 8 // GROUP, mask=inside, other=0.0)
+    value = (((packed[:, None] >> (4 * place)[None, :]) & 15) - 8).to(tl.float32) * scale.to(tl.float32)[
+        :, None
+    ]
+    target = out + row * across * 8 + word[:, None] * 8 + place[None, :]
+    tl.store(target, value.to(out.dtype.element_ty), mask=inside[:, None])
+
+
+def _int4_many(linear: QuantizedLinear, x_MI: Tensor) -> Tensor:
+    """Many rows: unpacked once to bf16, what the rows are worth, and multiplied by the library."""
+    outputs, across = linear.weight_packed.shape
+    weight_OI = torch.empty((outputs, 8 * across), dtype=x_MI.dtype, device=x_MI.device)
+    _unpack[(outputs, triton.cdiv(across, 256))](
+        *(linear.weight_packed, linear.weight_scale, weight_OI, across, linear.weight_scale.stride(0)),
+        GROUP=linear.quantization.group_size,
+        WORDS=256,
+        num_warps=4,
+    )
+    return x_MI @ weight_OI.T
+
+
 def int4_linear(linear: QuantizedLinear, x_MI: Tensor) -> Tensor:
-    """x_MI times a weight of 4 bits in groups, unpacked on the way into the tensor cores."""
+    """x_MI times a weight of 4 bits in groups."""
     rows, inputs = x_MI.shape
     outputs = len(linear.weight_packed)
     parts = next((n for n in (4, 2, 1) if inputs % (8 * _ROW_WORDS * n) == 0), 0)
     if rows == 1 and parts:
         return _int4_one(linear, x_MI, parts)
+    if rows > _FEW_ROWS:
+        return _int4_many(linear, x_MI)
+    if linear.quantization.group_size >= 8 * _LEAST_ROWS:
+        return _int4_few(linear, x_MI)
     out_MO = torch.empty((rows, outputs), dtype=x_MI.dtype, device=x_MI.device)
-    tile_m = 16 if rows <= 16 else 64
-    tile_o = 32 if rows <= 16 else 128
+    tile_o, tile_m = 32, 16
     _int4[(triton.cdiv(outputs, tile_o), triton.cdiv(rows, tile_m))](
         *(x_MI.contiguous(), linear.weight_packed, linear.weight_scale, out_MO),
         *(rows, outputs, inputs, linear.weight_scale.stride(0)),
