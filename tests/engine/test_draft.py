@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi4.engine.draft import _CANDIDATES, _CONTEXT, PromptLookup
+from phi4.engine.draft import _CANDIDATES, _CONTEXT, _GUESS, PromptLookup, StepCost
 
 
 def searched(ids: list[int], count: int) -> list[int]:
@@ -77,7 +77,7 @@ def test_drafting_that_loses_stops_and_is_tried_again_rarely(cost: float) -> Non
     text = list(plain)
     for new in range(2000, 4000):
         text += [*rng.choice(pairs), new]
-    lookup = PromptLookup(text[:2600], cost)
+    lookup = PromptLookup(text[:2600], lambda: cost)
     steps, drafted, _ = follow(lookup, text[2600:])
     assert steps + cost * drafted < 1.06 * len(text[2600:])
     late = follow(lookup, [x for new in range(5000, 7000) for x in (*rng.choice(pairs), new)])[1]
@@ -105,3 +105,29 @@ def test_a_prompt_of_a_token_or_none_has_no_drafts() -> None:
     for prompt in ([], [3], [3, 3]):
         assert PromptLookup(prompt).propose(4) == []
     assert PromptLookup([3, 3, 3]).propose(4) == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("sequences", [1, 8])
+@pytest.mark.parametrize(("fixed", "each"), [(0.05, 0.001), (0.01, 0.01), (0.002, 0.03)])
+def test_the_price_of_a_draft_is_measured(fixed: float, each: float, sequences: int) -> None:
+    rng = random.Random(0)
+    cost = StepCost()
+    for _ in range(50):  # no drafts: nothing is learnt, whatever the time
+        cost.observe(sequences, sequences, rng.random())
+    assert cost.share() == _GUESS
+    for _ in range(400):
+        rows = sequences + rng.choice([0, 0, 2, 4, 8])
+        cost.observe(sequences, rows, (fixed + each * rows) * rng.uniform(0.95, 1.05))
+    # A drafted row costs `each`; a token made without drafts its sequence's part of a step.
+    assert cost.share() == pytest.approx(each / ((fixed + each * sequences) / sequences), rel=0.3)
+
+
+def test_a_measured_price_is_kept_without_drafts() -> None:
+    cost = StepCost()
+    for rows in (1, 5, 1, 3, 5, 1):
+        cost.observe(1, rows, 0.1 + 0.02 * rows)
+    share = cost.share()
+    assert share == pytest.approx(0.02 / 0.12)
+    for _ in range(1000):
+        cost.observe(1, 1, 0.5)
+    assert cost.share() == pytest.approx(share, rel=0.5)

@@ -6,24 +6,54 @@ than making one. Where the guesses are wrong they cost time, so each sequence wa
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _CONTEXT = 10  # tokens that are compared at most: the longest match wins, the most recent among equals
 _CANDIDATES = 32  # earlier places that are compared at most
 _MEMORY = 0.85  # weight of the past after each draft
 _EVIDENCE = 6.0  # drafted tokens in that memory before it counts
+_GUESS = 0.15  # cost of a drafted token before anything is measured
+_FADE = 0.97  # weight of the past after each measured step
 _FIRST_PAUSE, _LAST_PAUSE = 16, 512  # tokens without drafts after losing; it doubles as long as retries lose
+
+
+class StepCost:
+    """What one more row costs a step that only decodes: its seconds are fitted by fixed + each * rows.
+
+    Drafts make the steps differ, so their price is known as soon as there are any; older steps fade.
+    """
+
+    def __init__(self) -> None:
+        self._sums = [0.0] * 6  # of 1, sequences, rows, seconds, rows * rows, rows * seconds
+        self._share = _GUESS
+
+    def observe(self, sequences: int, rows: int, seconds: float) -> None:
+        """A step of so many sequences, and `rows` rows with their drafts, took so long."""
+        new = (1, sequences, rows, seconds, rows * rows, rows * seconds)
+        self._sums = [_FADE * old + one for old, one in zip(self._sums, new, strict=True)]
+        count, owners, x, y, xx, xy = self._sums
+        spread = count * xx - x * x
+        if spread < 0.1 * count * count:  # all steps alike: nothing to learn
+            return
+        each = (count * xy - x * y) / spread
+        fixed = (y - each * x) / count
+        if each > 0 and fixed > 0:
+            without = fixed + each * owners / count  # a step without drafts
+            self._share = each * owners / count / without
+
+    def share(self) -> float:
+        """The time of a drafted row over that of a token made without drafts, in batches like those observed."""
+        return self._share
 
 
 class PromptLookup:
     """The drafts for one sequence. Each token is looked at once, and a proposal takes constant time.
 
-    `cost` is what one drafted token adds to a step, as a share of a step without drafts, measured by the engine:
-    drafting pays as long as more than this share of the drafted tokens is right.
+    Drafting pays as long as more than the share `cost()` of the drafted tokens is right; see StepCost.
     """
 
-    def __init__(self, ids: Sequence[int], cost: float = 0.15) -> None:
-        self.cost = cost
+    def __init__(self, ids: Sequence[int], cost: Callable[[], float] = lambda: _GUESS) -> None:
+        self._cost = cost
         self._ids = list(ids)
         self._last: dict[int, int] = {}  # where each pair of tokens last ended
         self._earlier = array("i")  # for each position, where the pair that ends there ended before, or -1
@@ -58,7 +88,7 @@ class PromptLookup:
         self._kept = self._kept * _MEMORY + kept
         if self._drafted < _EVIDENCE:
             return
-        if self._kept > self.cost * self._drafted:
+        if self._kept > self._cost() * self._drafted:
             self._pause = _FIRST_PAUSE
         else:
             self._resume = len(self._ids) + self._pause

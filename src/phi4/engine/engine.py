@@ -203,7 +203,7 @@ class Engine:
             if grammar is not None:
                 sequence.matcher = grammar.matcher(sequence.stops)
             elif self._speculate:
-                sequence.lookup = PromptLookup(request.ids)
+                sequence.lookup = PromptLookup(request.ids, self.loop.cost.share)
             if params.stop_loops:
                 sequence.loops = LoopDetector()
             found.append(sequence)

@@ -4,11 +4,13 @@ Other threads hand sequences in and give them up; they touch nothing else.
 """
 
 import threading
+import time
 from collections.abc import Sequence as Items
 from contextlib import suppress
 
 import torch
 
+from phi4.engine.draft import StepCost
 from phi4.engine.runner import Runner
 from phi4.engine.sampling import Row, sample
 from phi4.engine.scheduler import Scheduler, Work
@@ -25,6 +27,7 @@ class Loop:
     def __init__(self, scheduler: Scheduler, runner: Runner, step_tokens: int, unused: torch.Tensor) -> None:
         self.scheduler, self.runner = scheduler, runner
         self.step_tokens, self._unused = step_tokens, unused
+        self.cost = StepCost()
         self._lock = threading.Lock()
         self._inbox: list[Sequence] = []
         self._aborted: set[object] = set()
@@ -92,6 +95,7 @@ class Loop:
 
     def _step(self, works: list[Work]) -> None:
         """Run planned work. When it fails, each piece is tried alone: only those that fail by themselves are lost."""
+        begun = time.perf_counter()
         try:
             logits_RV, rows_of = self.runner.run(works, self.scheduler.table)
         except Exception as error:
@@ -102,6 +106,8 @@ class Loop:
                     self._step([work])
             return
         self._choose(works, logits_RV, rows_of)
+        if all(work.decodes for work in works):
+            self.cost.observe(len(works), len(logits_RV), time.perf_counter() - begun)
 
     def _choose(self, works: list[Work], logits_RV: torch.Tensor, rows_of: list[range]) -> None:
         """The next token of every sequence whose text has been read to its end."""
