@@ -13,7 +13,7 @@ import sys; sys.path.insert(0, {str(ROOT)!r})
 from tests.cli.fakes import fake_model
 from phi4.cli import ask
 from phi4.cli.main import main
-def load(name, adapter=None, precision=""):
+def load(name, adapter=None, precision="", cache=""):
     if name: print("model", name, file=sys.stderr)
     return fake_model()
 ask.load = load

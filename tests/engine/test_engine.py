@@ -265,11 +265,18 @@ def test_closing_gives_everything_up() -> None:
     ]
 
 
-def test_a_process_that_ends_while_the_engine_works_ends_quietly() -> None:
-    program = """
+@pytest.mark.parametrize(
+    "ask",
+    [
+        "stream = engine().stream(request); next(stream)",
+        "import time; engine().submit(request, lambda event: None); time.sleep(0.05)",  # nobody holds the engine
+    ],
+)
+def test_a_process_that_ends_while_the_engine_works_ends_quietly(ask: str) -> None:
+    program = f"""
 from tests.engine.test_engine import *
-stream = engine().stream(Request((1, 2, 3), SamplingParams(max_tokens=200)))
-next(stream)
+request = Request((1, 2, 3), SamplingParams(max_tokens=200))
+{ask}
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

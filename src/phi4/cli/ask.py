@@ -6,7 +6,7 @@ import select
 import sys
 
 from phi4.cli import talk
-from phi4.cli.models import add_adapter_option, add_precision_option, load
+from phi4.cli.models import add_adapter_option, add_cache_option, add_precision_option, load
 from phi4.cli.pull import offer
 from phi4.cli.terminal import Screen
 from phi4.errors import DataError, UsageError
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_adapter_option(parser)
     add_precision_option(parser)
+    add_cache_option(parser)
     talk.add_arguments(parser)
 
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if not prompt:
         raise UsageError("nothing to ask", 'for example: phi4 ask "What is 347 + 586?"')
     offer(name, yes=args.yes)
-    model = load(name, args.adapter, args.precision)
+    model = load(name, args.adapter, args.precision, args.cache)
     from phi4.text.chat import Conversation, Message
 
     system = (Message("system", args.system),) if args.system else ()

@@ -16,7 +16,14 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from phi4.cli import talk
-from phi4.cli.models import Card, LoadedModel, add_adapter_option, add_precision_option, load
+from phi4.cli.models import (
+    Card,
+    LoadedModel,
+    add_adapter_option,
+    add_cache_option,
+    add_precision_option,
+    load,
+)
 from phi4.cli.pull import offer
 from phi4.cli.terminal import Screen, bold, dim
 from phi4.errors import Phi4Error, UsageError
@@ -63,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="short name, folder, .gguf file or recipe")
     add_adapter_option(parser)
     add_precision_option(parser)
+    add_cache_option(parser)
     talk.add_arguments(parser)
 
 
@@ -70,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     """Talk until /exit or the end of input; with --json the whole conversation is the last line."""
     settings = talk.settings(args)
     offer(args.model, yes=args.yes)
-    session = Session(load(args.model, args.adapter, args.precision), settings, args.system)
+    session = Session(load(args.model, args.adapter, args.precision, args.cache), settings, args.system)
     interactive = sys.stdin.isatty()
     if interactive:
         # A chat started from a script's background job inherits a Ctrl-C that is ignored.

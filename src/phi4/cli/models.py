@@ -74,14 +74,18 @@ class LoadedModel:
     context: int  # tokens the model can read and write together
 
 
-def load(name_or_path: str | None, adapter: Path | None = None, precision: str = "") -> LoadedModel:
+def load(
+    name_or_path: str | None, adapter: Path | None = None, precision: str = "", cache: str = ""
+) -> LoadedModel:
     """Load a model, with an adapter's updates if one is given, and remember it as the last one used.
 
-    `precision`: one of catalog.PRECISIONS; by default the largest that fits this machine.
-    Raises UsageError or ModelError.
+    `precision`: one of catalog.PRECISIONS; by default the largest that fits this machine. `cache`: "int8", or as
+    the engine finds best. Raises UsageError or ModelError.
     """
     path = resolve(name_or_path)
     card = read_card(path)
+    import torch
+
     from phi4.engine.engine import Engine
 
     if adapter is not None:
@@ -92,7 +96,8 @@ def load(name_or_path: str | None, adapter: Path | None = None, precision: str =
     head_bits = 0
     if model.config.quantization and model.config.vocab_size >= _LARGE_VOCABULARY:
         head_bits = 4 if model.config.tie_word_embeddings else 8  # see Kernels.prepare for what it costs
-    engine = Engine(model, tokenizer, head_bits=head_bits, speculate=True)
+    cache_dtype = getattr(torch, cache) if cache else None
+    engine = Engine(model, tokenizer, head_bits=head_bits, speculate=True, cache_dtype=cache_dtype)
     remember(path)
     return LoadedModel(
         path=path, name=card.name, card=card, tokenizer=tokenizer, engine=engine, context=engine.context
@@ -130,6 +135,16 @@ def read_model(
     if adapter is not None:
         _adapt(model, adapter)
     return model, tokenizer
+
+
+def add_cache_option(parser: argparse.ArgumentParser) -> None:
+    """`--cache`, for the verbs that hold long conversations."""
+    parser.add_argument(
+        "--cache",
+        choices=("int8",),
+        default="",
+        help="keep keys and values in 8 bits: half the memory, so twice the context where that is short",
+    )
 
 
 def add_precision_option(parser: argparse.ArgumentParser) -> None:

@@ -4,10 +4,8 @@
 `astream` (asyncio) stand on top of it.
 """
 
-import atexit
 import copy
 import itertools
-import weakref
 from collections.abc import Sequence as Items
 from queue import SimpleQueue
 
@@ -89,8 +87,6 @@ class Engine:
         self.loop = Loop(scheduler, Runner(model, head, cache, self.kernels), self.step_tokens, unused)
         self._vocab_size = config.vocab_size
         self._speculate, self._queue = speculate, queue
-        # A thread that is inside the network when the interpreter goes away takes the process down with it.
-        atexit.register(_close, weakref.ref(self))
 
     def generate(self, requests: Items[Request]) -> list[Completion]:
         """Complete every request; ordered by (request, sample).
@@ -209,12 +205,6 @@ class Engine:
             found.append(sequence)
         found[0].followers = found[1:]
         return found
-
-
-def _close(engine: "weakref.ref[Engine]") -> None:
-    alive = engine()
-    if alive is not None:
-        alive.close()
 
 
 def _cache_dtype(dtype: torch.dtype, small: bool) -> torch.dtype:

@@ -3,8 +3,10 @@
 Other threads hand sequences in and give them up; they touch nothing else.
 """
 
+import atexit
 import threading
 import time
+import weakref
 from collections.abc import Sequence as Items
 from contextlib import suppress
 
@@ -34,6 +36,7 @@ class Loop:
         self._deadlines = False  # has any request ever had one?
         self._closing = False
         self.thread: threading.Thread | None = None
+        _LOOPS.add(self)
 
     @property
     def waiting(self) -> int:
@@ -50,6 +53,7 @@ class Loop:
             self._inbox += [sequence for sequence in sequences if id(sequence) not in followers]
             if self.thread is None:
                 self.thread = threading.Thread(target=self._work, name="phi4-engine", daemon=True)
+                _THREADS.add(self.thread)
                 self.thread.start()
 
     def abort(self, ticket: object) -> None:
@@ -195,6 +199,19 @@ class Loop:
     def _deliver(sequence: Sequence, event: Event) -> None:
         with suppress(Exception):  # a caller that is gone must not hurt the others
             sequence.deliver(event)
+
+
+# A thread that is inside the network, or frees it, when the interpreter goes away takes the process down with it.
+_LOOPS: weakref.WeakSet[Loop] = weakref.WeakSet()
+_THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    for loop in list(_LOOPS):
+        loop.close()
+    for thread in list(_THREADS):
+        thread.join()
 
 
 def _rows(sequence: Sequence, draft: tuple[int, ...]) -> list[Row]:
