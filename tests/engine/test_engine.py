@@ -116,6 +116,19 @@ def test_drafts_change_nothing_and_save_steps(temperature: float, monkeypatch: p
         assert steps[True] < steps[False]
 
 
+def test_the_price_of_drafts_comes_from_the_steps_that_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = engine(speculate=True)
+    seen: list[tuple[int, int, float]] = []
+    monkeypatch.setattr(made.loop.cost, "observe", lambda *step: seen.append(step))
+    phrases = prompts(3, 12, seed=9)
+    found = made.generate([Request(phrase * 6, SamplingParams(max_tokens=60)) for phrase in phrases])
+    assert all(0 < sequences <= rows and seconds > 0 for sequences, rows, seconds in seen)
+    assert len(seen) >= 10
+    assert any(rows > sequences for sequences, rows, _ in seen)
+    # Every token but the first of each answer was written in such a step, beside the drafts that were wrong.
+    assert sum(rows for _, rows, _ in seen) >= sum(len(completion.ids) - 1 for completion in found)
+
+
 @pytest.mark.parametrize("step_tokens", [7, 8192])
 @pytest.mark.parametrize("speculate", [False, True])
 def test_each_sequence_changes_its_rotation_when_it_outgrows_the_short_factors(

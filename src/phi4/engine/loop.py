@@ -99,7 +99,7 @@ class Loop:
 
     def _step(self, works: list[Work]) -> None:
         """Run planned work. When it fails, each piece is tried alone: only those that fail by themselves are lost."""
-        begun = time.perf_counter()
+        begun, decoding = time.perf_counter(), all(work.decodes for work in works)
         try:
             logits_RV, rows_of = self.runner.run(works, self.scheduler.table)
         except Exception as error:
@@ -110,7 +110,7 @@ class Loop:
                     self._step([work])
             return
         self._choose(works, logits_RV, rows_of)
-        if all(work.decodes for work in works):
+        if decoding:
             self.cost.observe(len(works), len(logits_RV), time.perf_counter() - begun)
 
     def _choose(self, works: list[Work], logits_RV: torch.Tensor, rows_of: list[range]) -> None:
