@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phi4.engine.kernels import choose, measured
+from phi4.engine.kernels import choose, measured, operators
 from phi4.engine.kernels.measured import ROWS, Times, default_plan
 from phi4.engine.kernels.native import Library
 from phi4.engine.kernels.operators import ANY, PlainLinear, kinds_for
@@ -14,6 +14,7 @@ from phi4.model.config import Quantization
 from phi4.model.linear import QuantizedLinear
 
 KINDS = ("int4pack", "int8pack", "int_mm", "onednn", "fbgemm")
+THREE = ("int4pack", "int_mm", "onednn")
 
 
 def times(**milliseconds: list[float]) -> Times:
@@ -22,28 +23,39 @@ def times(**milliseconds: list[float]) -> Times:
 
 def test_the_fastest_for_each_number_of_rows() -> None:
     found = times(int4pack=[1, 4, 30], onednn=[3, 2, 4], int_mm=[2.5, 3, 5], native=[0.5, 1, 4])
-    assert found.plan(KINDS, spare=9) == ((1, "int4pack"), (ANY, "onednn"))
-    assert found.plan(KINDS, spare=1.2) == ((ANY, "onednn"),)
-    assert found.plan(KINDS, spare=0.7) == ((ANY, "int4pack"),)
-    assert found.plan(KINDS, spare=0.1) == ((ANY, "int4pack"),)  # nothing fits: the smallest
+    assert found.plan(THREE, spare=9) == ((1, "int4pack"), (ANY, "onednn"))
+    assert found.plan(THREE, spare=1.2) == ((ANY, "onednn"),)
+    assert found.plan(THREE, spare=0.7) == ((ANY, "int4pack"),)
+    assert found.plan(THREE, spare=0.1) == ((ANY, "int4pack"),)  # nothing fits: the smallest
     assert found.plan(["int_mm", "onednn"], spare=0.1) == ((ANY, "int_mm"),)
     assert found.native_wins(KINDS, spare=9)
 
 
 def test_memory_is_spent_only_where_it_pays() -> None:
     found = times(int4pack=[1, 1, 1], onednn=[1.01, 1.0, 0.99])
-    assert found.plan(KINDS, spare=9) == ((ANY, "int4pack"),)
+    assert found.plan(["int4pack", "onednn"], spare=9) == ((ANY, "int4pack"),)
 
 
 def test_kinds_of_one_form_share_their_memory() -> None:
     found = times(int8pack=[1, 5, 40], int_mm=[4, 2, 5], onednn=[2, 2, 5])
-    assert found.plan(KINDS, spare=1) == ((1, "int8pack"), (ANY, "int_mm"))
+    assert found.plan(["int8pack", "int_mm", "onednn"], spare=1) == ((1, "int8pack"), (ANY, "int_mm"))
 
 
 def test_native_loses_where_it_is_slower() -> None:
     found = times(int4pack=[1, 4, 30], native=[2, 8, 60])
     assert not found.native_wins(KINDS, spare=9)
     assert not times(int4pack=[1, 4, 30]).native_wins(KINDS, spare=9)
+
+
+def test_an_operator_that_fails_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise NotImplementedError("not on this CPU")
+
+    monkeypatch.setattr(operators, "int_mm", missing)
+    monkeypatch.setattr(operators, "dynamic", missing)
+    found = measured.measure(None, (1, 2), 256, 1)
+    assert found.timed(KINDS) == ["int4pack", "int8pack"]
+    assert times(native=[1, 1, 1]).native_wins(KINDS, spare=9)
 
 
 def test_defaults() -> None:
@@ -75,7 +87,7 @@ def test_measured_once_and_written_down(native: Library, quick: list[int], tmp_p
     assert set(raw["milliseconds"]) == {*kinds_for(linear), "native"}
     assert all(len(every) == len(ROWS) and min(every) > 0 for every in raw["milliseconds"].values())
     again = measured.times(native, tmp_path)
-    assert again.plan(KINDS, 9) == first.plan(KINDS, 9)
+    assert again.plan(again.timed(KINDS), 9) == first.plan(first.timed(KINDS), 9)
     assert len(quick) == 1
     measured.times(None, tmp_path)  # without the native kernels it is another machine
     assert len(quick) == 2

@@ -144,6 +144,7 @@ class _Choice:
         if self.library and native.fits(linear):
             return NativeLinear(self.library, linear)
         kinds = kinds_for(linear)
+        kinds = kinds if self.times is None else self.times.timed(kinds)
         if not kinds:
             return linear
         if self.times is not None:

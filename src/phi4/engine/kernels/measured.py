@@ -49,13 +49,16 @@ class Times:
     rows: tuple[int, ...]
     milliseconds: dict[str, list[float]]
 
+    def timed(self, kinds: Sequence[str]) -> list[str]:
+        """Those of the kinds that work on this machine."""
+        return [kind for kind in kinds if kind in self.milliseconds]
+
     def plan(self, kinds: Sequence[str], spare: float) -> Plan:
-        """The fastest plan of at most two of `kinds` that hold no more than `spare` bytes per weight.
+        """The fastest plan of at most two of `kinds`, all of them timed, that hold at most `spare` bytes per weight.
 
         Where not even one fits, the smallest.
         """
-        known = [kind for kind in kinds if kind in self.milliseconds]
-        sets = [pair for count in (1, 2) for pair in itertools.combinations(known, count)]
+        sets = [pair for count in (1, 2) for pair in itertools.combinations(kinds, count)]
         affordable = [pair for pair in sets if _bytes(pair) <= spare] or [min(sets, key=_bytes)]
         return self._steps(min(affordable, key=lambda pair: self._cost(pair) + _PRICE * _bytes(pair)))
 
@@ -63,6 +66,9 @@ class Times:
         """Are the native kernels faster than the plan, over all numbers of rows?"""
         if NATIVE not in self.milliseconds:
             return False
+        kinds = self.timed(kinds)
+        if not kinds:
+            return True
         return self._cost((NATIVE,)) <= self._cost({kind for _, kind in self.plan(kinds, spare)})
 
     def _cost(self, kinds: Sequence[str] | set[str]) -> float:
@@ -123,8 +129,11 @@ def measure(
     found: dict[str, list[float]] = {}
     for name in [*kinds_for(linear), *([NATIVE] if library else [])]:
         held = size**2 * (0.5 if name == NATIVE else KINDS[name].bytes)
-        copies = [made(name) for _ in range(math.ceil(beyond / held))]
-        found[name] = [_milliseconds(copies if count <= _FEW else copies[:1], count, size) for count in rows]
+        with suppress(RuntimeError):  # an operator that this PyTorch does not have for this CPU is no choice
+            copies = [made(name) for _ in range(math.ceil(beyond / held))]
+            found[name] = [
+                _milliseconds(copies if count <= _FEW else copies[:1], count, size) for count in rows
+            ]
     return Times(tuple(rows), found)
 
 

@@ -929,7 +929,8 @@ void phi4_decode(const Block* block, const Cache* cache, const Step* step, float
             float* one = qkv + at * channels;
             const int64_t turned = step->turned;
             if (head < heads + groups) rotate(one, step->cos + row * turned, step->sin + row * turned, turned / 2);
-            if (head >= heads) store_head(*cache, (head - heads) % groups, head >= heads + groups, step->slots[row], one, 0, kFloat32);
+            const int64_t group = (head - heads) % groups;
+            if (head >= heads) store_head(*cache, group, head >= heads + groups, step->slots[row], one, 0, kFloat32);
         }
         attend(queries);
         multiply(read_out, threads);
