@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from phi4.engine.kernels.native import activation_group
 from phi4.model.linear import QuantizedLinear, dequantize, unpack
 
 Operator = Callable[[Tensor], Tensor]  # rows [M, I] in any float dtype -> [M, O], float32 or bfloat16
@@ -21,7 +22,6 @@ Plan = tuple[tuple[int, str], ...]  # (up to so many rows, the kind that multipl
 ANY = sys.maxsize  # rows: no bound
 
 _STRETCH = 4096  # rows of a weight converted together; PyTorch's int4 layout comes in blocks of 64 rows
-_GROUPS = (128, 64, 32)  # inputs that share a scale in PyTorch's int4 operator, where the weights do not say
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def int4pack(linear: QuantizedLinear) -> Operator:
     """4 bits in groups. It computes in bfloat16, its only fast dtype."""
     words_OW = linear.weight_packed
     inputs = words_OW.shape[1] * 8
-    group = linear.quantization.group_size or _group(inputs)
+    group = activation_group(linear.quantization.group_size, inputs)
     scale_SO = linear.weight_scale.detach().expand(-1, inputs // group).to(torch.bfloat16).T
     scale_zero_SO2 = torch.stack((scale_SO, torch.zeros_like(scale_SO)), -1)
     convert = torch.ops.aten._convert_weight_to_int4pack_for_cpu
@@ -152,7 +152,7 @@ def kinds_for(linear: QuantizedLinear) -> list[str]:
         return []
     engines = torch.backends.quantized.supported_engines
     found = [name for name in KINDS if name not in ("onednn", "fbgemm") or name in engines]
-    if quantization.bits == 8 or outputs % 16 or not (quantization.group_size or _group(inputs)):
+    if quantization.bits == 8 or outputs % 16 or not activation_group(quantization.group_size, inputs):
         found.remove("int4pack")
     return found
 
@@ -179,7 +179,3 @@ class PlainLinear(nn.Module):
 def _stretches(outputs: int) -> list[slice]:
     """Rows to convert together, so that the peak is the result and little more."""
     return [slice(start, start + _STRETCH) for start in range(0, outputs, _STRETCH)]
-
-
-def _group(inputs: int) -> int:
-    return next((group for group in _GROUPS if inputs % group == 0), 0)
