@@ -13,8 +13,7 @@ from phi4.engine.kernels.operators import ANY, PlainLinear, kinds_for
 from phi4.model.config import Quantization
 from phi4.model.linear import QuantizedLinear
 
-KINDS = ("int4pack", "int8pack", "int_mm", "onednn", "fbgemm")
-THREE = ("int4pack", "int_mm", "onednn")
+KINDS = ("int4pack", "int8pack", "onednn")
 
 
 def times(**milliseconds: list[float]) -> Times:
@@ -22,23 +21,18 @@ def times(**milliseconds: list[float]) -> Times:
 
 
 def test_the_fastest_for_each_number_of_rows() -> None:
-    found = times(int4pack=[1, 4, 30], onednn=[3, 2, 4], int_mm=[2.5, 3, 5], native=[0.5, 1, 4])
-    assert found.plan(THREE, spare=9) == ((1, "int4pack"), (ANY, "onednn"))
-    assert found.plan(THREE, spare=1.2) == ((ANY, "onednn"),)
-    assert found.plan(THREE, spare=0.7) == ((ANY, "int4pack"),)
-    assert found.plan(THREE, spare=0.1) == ((ANY, "int4pack"),)  # nothing fits: the smallest
-    assert found.plan(["int_mm", "onednn"], spare=0.1) == ((ANY, "int_mm"),)
+    found = times(int4pack=[1, 4, 30], onednn=[3, 2, 4], int8pack=[2.5, 3, 5], native=[0.5, 1, 4])
+    assert found.plan(KINDS, spare=9) == ((1, "int4pack"), (ANY, "onednn"))
+    assert found.plan(KINDS, spare=1.2) == ((ANY, "onednn"),)
+    assert found.plan(KINDS, spare=0.7) == ((ANY, "int4pack"),)
+    assert found.plan(KINDS, spare=0.1) == ((ANY, "int4pack"),)  # nothing fits: the smallest
+    assert found.plan(["int8pack", "onednn"], spare=0.1) == ((ANY, "int8pack"),)
     assert found.native_wins(KINDS, spare=9)
 
 
 def test_memory_is_spent_only_where_it_pays() -> None:
     found = times(int4pack=[1, 1, 1], onednn=[1.01, 1.0, 0.99])
     assert found.plan(["int4pack", "onednn"], spare=9) == ((ANY, "int4pack"),)
-
-
-def test_kinds_of_one_form_share_their_memory() -> None:
-    found = times(int8pack=[1, 5, 40], int_mm=[4, 2, 5], onednn=[2, 2, 5])
-    assert found.plan(["int8pack", "int_mm", "onednn"], spare=1) == ((1, "int8pack"), (ANY, "int_mm"))
 
 
 def test_native_loses_where_it_is_slower() -> None:
@@ -51,8 +45,7 @@ def test_an_operator_that_fails_is_no_choice(monkeypatch: pytest.MonkeyPatch) ->
     def missing(*_: object) -> None:
         raise NotImplementedError("not on this CPU")
 
-    monkeypatch.setattr(operators, "int_mm", missing)
-    monkeypatch.setattr(operators, "dynamic", missing)
+    monkeypatch.setattr(operators, "onednn", missing)
     found = measured.measure(None, (1, 2), 256, 1)
     assert found.timed(KINDS) == ["int4pack", "int8pack"]
     assert times(native=[1, 1, 1]).native_wins(KINDS, spare=9)
@@ -61,8 +54,10 @@ def test_an_operator_that_fails_is_no_choice(monkeypatch: pytest.MonkeyPatch) ->
 def test_defaults() -> None:
     assert default_plan(KINDS, 4, 9) == ((1, "int4pack"), (ANY, "onednn"))
     assert default_plan(KINDS, 4, 0.6) == ((ANY, "int4pack"),)
-    assert default_plan(KINDS[1:], 4, 9) == ((ANY, "int8pack"),)
-    assert default_plan(KINDS[1:], 8, 9) == ((8, "int8pack"), (ANY, "int_mm"))
+    assert default_plan(KINDS[:2], 4, 9) == ((ANY, "int4pack"),)
+    assert default_plan(KINDS[1:2], 4, 9) == ((ANY, "int8pack"),)
+    assert default_plan(KINDS[1:], 8, 9) == ((ANY, "onednn"),)
+    assert default_plan(KINDS[1:2], 8, 9) == ((ANY, "int8pack"),)
 
 
 @pytest.fixture
@@ -100,8 +95,8 @@ def test_measured_once_and_written_down(native: Library, quick: list[int], tmp_p
         "{",
         "[]",
         '{"rows": [1], "milliseconds": {}}',
-        json.dumps({"rows": ROWS, "milliseconds": {"int_mm": [0.0] * len(ROWS)}}),
-        json.dumps({"rows": ROWS, "milliseconds": {"int_mm": [1.0]}}),
+        json.dumps({"rows": ROWS, "milliseconds": {"int8pack": [0.0] * len(ROWS)}}),
+        json.dumps({"rows": ROWS, "milliseconds": {"int8pack": [1.0]}}),
         json.dumps({"rows": ROWS, "milliseconds": {"native": [1.0] * len(ROWS)}}),
     ],
 )
@@ -123,12 +118,12 @@ def test_a_large_model_takes_what_was_measured(monkeypatch: pytest.MonkeyPatch, 
     """Also away from the native kernels, where those lost."""
     from tests.engine.kernels.test_choose import native_kernels, small_model
 
-    slow = Times(ROWS, {"int_mm": [1.0] * len(ROWS), "native": [2.0] * len(ROWS)})
+    slow = Times(ROWS, {"int8pack": [1.0] * len(ROWS), "native": [2.0] * len(ROWS)})
     monkeypatch.setattr(measured, "times", lambda library: slow)
     monkeypatch.setattr(choose, "_LARGE", 1)
     model = small_model(Quantization(4, 32), tied=True)
     native_kernels(native).prepare(model, 8)
     layer = model.layers[0].mlp.down_proj
     assert isinstance(layer, PlainLinear)
-    assert layer.plan == ((ANY, "int_mm"),)
+    assert layer.plan == ((ANY, "int8pack"),)
     assert torch.isfinite(layer(torch.randn(3, 256))).all()

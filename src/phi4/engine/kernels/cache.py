@@ -56,7 +56,7 @@ class PagedKV:
 
     def gather(self, table_B: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(k_SGK, v_SGK) of the first `length` positions of one sequence, in `dtype`: what prefill attends to."""
-        blocks = table_B[: -(-length // BLOCK)].long()
+        blocks = table_B[: -(-length // BLOCK)]
         k_SGK, v_SGK = (
             _read(values, scales, blocks, dtype).transpose(1, 2).flatten(0, 1)[:length]
             for values, scales in ((self.k_PGCK, self.k_scale_PGC), (self.v_PGCK, self.v_scale_PGC))
@@ -88,9 +88,14 @@ class PagedKV:
 
     def gather_rows(self, table_NB: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(k_NGSK, v_NGSK) of all positions of the blocks of N sequences, in `dtype`."""
-        blocks = table_NB.long()
+        rows, groups = len(table_NB), self.k_PGCK.shape[1]
+        # A block of one head lies in one piece: copied in this order, a head's blocks stand one behind the other.
+        group_G1 = torch.arange(groups, device=table_NB.device)[:, None]
+        pieces = (table_NB[:, None] * groups + group_G1).flatten()
         k_NGSK, v_NGSK = (
-            _side_by_side(_read(values, scales, blocks, None if scales is None else dtype), dtype)
+            _read(values.flatten(0, 1), None if scales is None else scales.flatten(0, 1), pieces, dtype).view(
+                rows, groups, -1, values.shape[3]
+            )
             for values, scales in ((self.k_PGCK, self.k_scale_PGC), (self.v_PGCK, self.v_scale_PGC))
         )
         return k_NGSK, v_NGSK
@@ -113,19 +118,10 @@ class PagedAttend:
     decoding: Decoding | None = None
 
 
-def _read(
-    values_PGCK: Tensor, scales_PGC: Tensor | None, blocks: Tensor, dtype: torch.dtype | None
-) -> Tensor:
-    read = values_PGCK[blocks]
-    read = read if dtype is None else read.to(dtype)
-    return read if scales_PGC is None else read * scales_PGC[blocks][..., None].to(dtype)
-
-
-def _side_by_side(x_NBGCK: Tensor, dtype: torch.dtype) -> Tensor:
-    """x_NGSK in `dtype`: the blocks of a sequence one behind the other, moved and converted in one pass."""
-    rows, blocks, groups, block, channels = x_NBGCK.shape
-    x_NGBCK = torch.empty((rows, groups, blocks, block, channels), dtype=dtype, device=x_NBGCK.device)
-    return x_NGBCK.copy_(x_NBGCK.transpose(1, 2)).flatten(2, 3)
+def _read(values: Tensor, scales: Tensor | None, which: Tensor, dtype: torch.dtype) -> Tensor:
+    """Entries `which` (int32 or int64) of keys or values, in `dtype`."""
+    read = values.index_select(0, which).to(dtype)
+    return read if scales is None else read.mul_(scales.index_select(0, which)[..., None])
 
 
 def quantize_rows(x_TGK: Tensor) -> tuple[Tensor, Tensor]:

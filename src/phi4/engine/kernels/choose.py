@@ -69,7 +69,8 @@ class Kernels:
         Layer by layer, each original is freed before the next, so the peak is the model and one layer.
         `head_bits` 8 or 4 rounds the output matrix at load (tied or not; the embedding keeps its precision, an
         output matrix of its own is freed; one of 4 bits that is tied only finds the likely tokens, whose logits are
-        then exact). The logits are float32, or float64 for float64.
+        then exact). On PyTorch's CPU operators 4 means 8, which they read as fast. The logits are float32, or
+        float64 for float64.
         Raises ModelError for other head_bits.
         """
         if head_bits not in (0, 4, 8):
@@ -107,6 +108,8 @@ class Kernels:
         weight_VD = model.head_weight
         if weight_VD.shape[1] % 32:
             raise ModelError(f"an output matrix of {weight_VD.shape[1]} columns cannot be rounded")
+        if chosen.library is None and weight_VD.device.type == "cpu":
+            bits = 8
         small = rounded(weight_VD, bits)
         if not model.config.tie_word_embeddings:
             del model.lm_head

@@ -7,6 +7,7 @@ V vocabulary.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phi4.engine.kernels import native
@@ -18,7 +19,7 @@ from phi4.model.rope import rotate
 from phi4.model.transformer import Attend, Block
 
 _HEAD_GROUP = 32  # inputs that share a scale in a 4-bit output matrix: it decides every token, so the finest
-_SHORTLIST = 64  # likeliest tokens whose logits are computed exactly
+_SHORTLIST = 256  # likeliest tokens whose logits are computed exactly
 _STRETCH = 32  # columns of logits that are first looked at together
 _HEAD_ROWS = 8192  # rows of the output matrix rounded together
 
@@ -99,8 +100,14 @@ class ShortlistHead:
         logits = self.coarse(h)
         flat_MV, h_MD = logits.view(-1, logits.shape[-1]), h.float().view(-1, h.shape[-1])
         index_MS = _likeliest(flat_MV)
-        exact_MS = (self.weight_VD[index_MS].float() * h_MD[:, None]).sum(-1)
-        flat_MV.scatter_(1, index_MS, exact_MS)
+        together = (
+            1 if h.device.type == "cpu" else len(h_MD)
+        )  # a row's weights in float32 stay in a core's cache
+        exact_MS = [
+            (F.embedding(index_RS, self.weight_VD).float() @ h_RD[..., None])[..., 0]
+            for index_RS, h_RD in zip(index_MS.split(together), h_MD.split(together), strict=True)
+        ]
+        flat_MV.scatter_(1, index_MS, torch.cat(exact_MS))
         return logits
 
 

@@ -16,10 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
+from phi4.engine.kernels import operators
 from phi4.engine.kernels.build import cache_folder, cpu_flags
 from phi4.engine.kernels.native import Library
 from phi4.engine.kernels.operators import ANY, KINDS, ByRow, Operator, Plan, kinds_for
@@ -33,12 +35,12 @@ ROWS = (1, 2, 4, 8, 16, 64, 512)
 _SIZE = 4096  # rows and columns of the matrix
 _BEYOND_CACHE = 1 << 28  # bytes of weights that few rows go through: a model's are not in the cache either
 _FEW = 16  # up to so many rows reading decides, beyond arithmetic
-_REPEATS = 3
+_REPEATS = 5
 _PRICE = 0.1  # of a byte per weight, as a share of speed: memory is spent only where it pays
 
 _DEFAULTS: dict[int, tuple[tuple[float, Plan], ...]] = {  # by bits: (bytes per weight it needs, plan)
     4: ((1.5, ((1, "int4pack"), (ANY, "onednn"))), (0.5, ((ANY, "int4pack"),))),
-    8: ((1.0, ((8, "int8pack"), (ANY, "int_mm"))),),
+    8: ((1.0, ((ANY, "onednn"),)),),
 }
 
 
@@ -94,7 +96,9 @@ def default_plan(kinds: Sequence[str], bits: int, spare: float) -> Plan:
 def times(library: Library | None, folder: Path | None = None) -> Times:
     """This machine's times with the present number of threads: read, or measured now (ten seconds) and written."""
     threads = torch.get_num_threads()
-    parts = (torch.__version__, cpu_flags(), str(threads), library.name if library else "")
+    # A record is of these operators: when they change, it is made anew.
+    source = Path(operators.__file__).read_text(encoding="utf-8")
+    parts = (torch.__version__, cpu_flags(), str(threads), library.name if library else "", source)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     path = (folder or cache_folder()) / f"operators-{key}.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -126,34 +130,35 @@ def measure(
             return partial(library.linear, library.matrix(linear))
         return KINDS[name].make(linear, ByRow(by_row.value_OI.clone(), by_row.scale_O))
 
-    found: dict[str, list[float]] = {}
+    copies: dict[str, list[Operator]] = {}
     for name in [*kinds_for(linear), *([NATIVE] if library else [])]:
         held = size**2 * (0.5 if name == NATIVE else KINDS[name].bytes)
         with suppress(RuntimeError):  # an operator that this PyTorch does not have for this CPU is no choice
-            copies = [made(name) for _ in range(math.ceil(beyond / held))]
-            found[name] = [
-                _milliseconds(copies if count <= _FEW else copies[:1], count, size) for count in rows
-            ]
-    return Times(tuple(rows), found)
+            copies[name] = [made(name) for _ in range(math.ceil(beyond / held))]
+            copies[name][0](torch.zeros(1, size))
+    found: dict[str, list[list[float]]] = {name: [[] for _ in rows] for name in copies}
+    for _ in range(_REPEATS):  # in turns: what disturbs the machine for a moment disturbs all of them
+        for name, times in found.items():
+            for count, every in zip(rows, times, strict=True):
+                used = copies[name] if count <= _FEW else copies[name][:1]
+                every.append(_milliseconds(used, count, size))
+    # Medians, not the best: an operator that is fast at times only (AMX on a shared core) is not the fastest.
+    return Times(tuple(rows), {name: [median(every) for every in times] for name, times in found.items()})
 
 
 @torch.inference_mode()
 def _milliseconds(copies: Sequence[Operator], count: int, size: int) -> float:
-    """The best of some passes over all copies."""
+    """One pass over all copies, per copy."""
     x_MI = torch.randn(count, size)
-    best = math.inf
     copies[0](x_MI)  # chooses and allocates
-    for _ in range(_REPEATS):
-        begun = time.perf_counter()
-        for copy in copies:
-            copy(x_MI)
-        best = min(best, time.perf_counter() - begun)
-    return 1000 * best / len(copies)
+    begun = time.perf_counter()
+    for copy in copies:
+        copy(x_MI)
+    return 1000 * (time.perf_counter() - begun) / len(copies)
 
 
-def _bytes(kinds: Sequence[str] | set[str]) -> float:
-    forms = {KINDS[kind].form: KINDS[kind].bytes for kind in kinds}
-    return sum(forms.values())
+def _bytes(kinds: Sequence[str]) -> float:
+    return sum(KINDS[kind].bytes for kind in kinds)
 
 
 def _checked(raw: Any) -> Times:

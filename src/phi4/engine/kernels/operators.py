@@ -7,9 +7,10 @@ Legend: M rows, I inputs, O outputs, S scales per row.
 """
 
 import sys
-import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ Operator = Callable[[Tensor], Tensor]  # rows [M, I] in any float dtype -> [M, O
 Plan = tuple[tuple[int, str], ...]  # (up to so many rows, the kind that multiplies them), ascending
 ANY = sys.maxsize  # rows: no bound
 
+_FEW = 16  # rows that cost little more than reading the weights
 _STRETCH = 4096  # rows of a weight converted together; PyTorch's int4 layout comes in blocks of 64 rows
 
 
@@ -79,68 +81,76 @@ def int8pack(weight: ByRow) -> Operator:
     return product
 
 
-def int_mm(weight: ByRow) -> Operator:
-    """int8 weights with rows rounded to int8, each with a scale of its own; the sums are exact integers."""
+def onednn(weight: ByRow) -> Operator:
+    """int8 weights in oneDNN's own layout with rows rounded to 8 bits between their extremes; sums are exact integers.
 
-    def product(rows_MI: Tensor) -> Tensor:
-        wide_MI = rows_MI.float()
-        scale_M1 = wide_MI.abs().amax(1, keepdim=True).clamp_min_(1e-30) / 127
-        sums_MO = torch._int_mm((wide_MI / scale_M1).round_().to(torch.int8), weight.value_OI.T)
-        return (sums_MO * scale_M1).mul_(weight.scale_O)
-
-    return product
-
-
-def dynamic(weight: ByRow, engine: str) -> Operator:
-    """The same by one of PyTorch's engines for quantised networks, "onednn" or "fbgemm", in a layout of its own.
-
-    It rounds all rows with one scale, taken from the smallest and largest number it sees. So rows come in scaled to a
-    largest magnitude of 1, and one more row with -1 and 1: every row is rounded as if it were alone.
+    What rounding leaves of few rows is rounded again, 254 times as fine, and multiplied beside them: reading the
+    weights decides what few rows cost, so 16 bits cost what 8 do. Many rows would take twice as long.
     """
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = engine
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # there is no other way yet to hand these weights to the operator
-            tensor = torch._make_per_channel_quantized_tensor(
-                weight.value_OI,
-                weight.scale_O.double(),
-                torch.zeros(len(weight.scale_O), dtype=torch.long),
-                0,
-            )
-        packed = torch.ops.quantized.linear_prepack(tensor, None)
-    finally:
-        torch.backends.quantized.engine = before
-    # onednn keeps the tensor beside its own copy, to give it back one day: half of the memory.
-    tensor.untyped_storage().resize_(0)
-    ends_1I = torch.zeros((1, weight.value_OI.shape[1]))
-    ends_1I[0, :2] = torch.tensor([-1.0, 1.0])
+    packed = torch.ops.onednn.qlinear_prepack(weight.value_OI, None)
+    scale_O, zero_O = weight.scale_O, torch.zeros(len(weight.scale_O), dtype=torch.int32)
+    sum_O = weight.value_OI.sum(1, dtype=torch.int32) * scale_O
 
     def product(rows_MI: Tensor) -> Tensor:
         wide_MI = rows_MI.float()
-        largest_M1 = wide_MI.abs().amax(1, keepdim=True).clamp_min_(1e-30)
-        together = torch.cat((wide_MI / largest_M1, ends_1I))
-        y_MO: Tensor = torch.ops.quantized.linear_dynamic(together, packed)[:-1]
-        return y_MO.mul_(largest_M1)
+        count, inputs = wide_MI.shape
+        low_M1, high_M1 = (end.view(count, 1) for end in wide_MI.aminmax(dim=1))
+        step_M1 = (high_M1.clamp_min_(0) - low_M1.clamp_max_(0)).clamp_min_(1e-30).div_(255)
+        zero_M1 = (low_M1 / -step_M1).round_()
+        scaled_MI = wide_MI / step_M1
+        coarse_MI = scaled_MI.round()
+        if count > _FEW:
+            y_MO = _integer_product(
+                coarse_MI.add_(zero_M1).clamp_(0, 255).to(torch.uint8), packed, scale_O, zero_O
+            )
+        else:
+            byte_MI = torch.empty((2 * count, inputs), dtype=torch.uint8)
+            byte_MI[count:] = scaled_MI.sub_(coarse_MI).mul_(254).add_(128).round_()
+            byte_MI[:count] = coarse_MI.add_(zero_M1).clamp_(0, 255)
+            both_MO = _integer_product(byte_MI, packed, scale_O, zero_O)
+            y_MO = both_MO[:count].add_(both_MO[count:], alpha=1 / 254)
+            zero_M1 += 128 / 254
+        return y_MO.addr_(zero_M1[:, 0], sum_O, alpha=-1).mul_(step_M1)
 
     return product
+
+
+def _integer_product(value_MI: Tensor, packed: Tensor, scale_O: Tensor, zero_O: Tensor) -> Tensor:
+    """uint8 rows times a prepacked int8 matrix, times the scale of each of its rows; float32."""
+    y_MO: Tensor = torch.ops.onednn.qlinear_pointwise(
+        value_MI, 1.0, 0, packed, scale_O, zero_O, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return y_MO
+
+
+@lru_cache(maxsize=1)
+def _adds_exactly() -> bool:
+    """Does oneDNN add up int8 products exactly here? Without VNNI it saturates at 16 bits, and nothing says so."""
+    value_OI = torch.full((32, 256), 127, dtype=torch.int8)
+    with suppress(RuntimeError, AttributeError):  # a PyTorch that does not have the operator
+        packed = torch.ops.onednn.qlinear_prepack(value_OI, None)
+        zero_O = torch.zeros(32, dtype=torch.int32)
+        products = (
+            _integer_product(torch.full((rows, 256), 255, dtype=torch.uint8), packed, torch.ones(32), zero_O)
+            for rows in (1, 2, 32)
+        )
+        return all(bool((y_MO == 256 * 255 * 127).all()) for y_MO in products)
+    return False
 
 
 @dataclass(frozen=True)
 class Kind:
     """An operator to choose: what it is made from, and the bytes it holds per weight."""
 
-    form: str  # kinds of the same form share their memory
     bytes: float
+    by_row: bool  # made from the weight as int8 with one scale per row
     make: Callable[[QuantizedLinear, ByRow], Operator]
 
 
 KINDS = {
-    "int4pack": Kind("int4", 0.5, lambda linear, _: int4pack(linear)),
-    "int8pack": Kind("int8", 1.0, lambda _, by_row: int8pack(by_row)),
-    "int_mm": Kind("int8", 1.0, lambda _, by_row: int_mm(by_row)),
-    "onednn": Kind("onednn", 1.0, lambda _, by_row: dynamic(by_row, "onednn")),
-    "fbgemm": Kind("fbgemm", 1.0, lambda _, by_row: dynamic(by_row, "fbgemm")),
+    "int4pack": Kind(0.5, False, lambda linear, _: int4pack(linear)),
+    "int8pack": Kind(1.0, True, lambda _, by_row: int8pack(by_row)),
+    "onednn": Kind(1.0, True, lambda _, by_row: onednn(by_row)),
 }
 
 
@@ -150,8 +160,7 @@ def kinds_for(linear: QuantizedLinear) -> list[str]:
     inputs = linear.weight_packed.shape[1] * 32 // quantization.bits
     if linear.weight_packed.device.type != "cpu" or (quantization.bits == 8 and quantization.group_size):
         return []
-    engines = torch.backends.quantized.supported_engines
-    found = [name for name in KINDS if name not in ("onednn", "fbgemm") or name in engines]
+    found = [name for name in KINDS if name != "onednn" or _adds_exactly()]
     if quantization.bits == 8 or outputs % 16 or not activation_group(quantization.group_size, inputs):
         found.remove("int4pack")
     return found
@@ -162,7 +171,7 @@ class PlainLinear(nn.Module):
 
     def __init__(self, linear: QuantizedLinear, plan: Plan) -> None:
         super().__init__()
-        by_row = ByRow.of(linear) if any(KINDS[kind].form != "int4" for _, kind in plan) else None
+        by_row = ByRow.of(linear) if any(KINDS[kind].by_row for _, kind in plan) else None
         made: dict[str, Operator] = {}
         for _, kind in plan:
             if kind not in made:
