@@ -105,7 +105,9 @@ class ShortlistHead:
         )  # a row's weights in float32 stay in a core's cache
         exact_MS = [
             (F.embedding(index_RS, self.weight_VD).float() @ h_RD[..., None])[..., 0]
-            for index_RS, h_RD in zip(index_MS.split(together), h_MD.split(together), strict=True)
+            for index_RS, h_RD in zip(
+                torch.split(index_MS, together), torch.split(h_MD, together), strict=True
+            )
         ]
         flat_MV.scatter_(1, index_MS, torch.cat(exact_MS))
         return logits
