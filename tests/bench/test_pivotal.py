@@ -5,11 +5,11 @@ import random
 
 import pytest
 
-from phi4.bench.pivotal import BASES, DELTAS, LENGTH, FixedRule, PlantedSampler, plant, simulate, table
+from phi4.bench.pivotal import BASES, DELTAS, LENGTH, FixedRule, PlantedServer, plant, simulate, table
 from phi4.bench.pivotal import _binomial as binomial
 from phi4.cli.main import main
 from phi4.grading.sequential import PivotalTest
-from phi4.text.generation import Request, SamplingParams
+from phi4.text.generation import Completion, Event, Request, SamplingParams
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -26,13 +26,15 @@ def test_planted_worlds_are_consistent(base: float, delta: float) -> None:
     assert abs(world.value(LENGTH) - world.value(0)) == pytest.approx(delta)
 
 
-def test_sampler_has_the_rates_it_plants_and_continues_requests() -> None:
+def test_server_has_the_rates_it_plants_and_continues_requests() -> None:
     world = plant(0.5, 0.3, random.Random(2))
-    table_sampler = PlantedSampler([world])
+    server = PlantedServer([world])
 
     def ask(prefix: tuple[int, ...], first: int, n: int) -> list[tuple[int, ...]]:
         params = SamplingParams(seed=3, n=n, first_sample=first)
-        return [c.ids for c in table_sampler.generate([Request((10_000, *prefix), params)])]
+        events: list[Event] = []
+        server.submit(Request((10_000, *prefix), params), events.append)
+        return [event.ids for event in events if isinstance(event, Completion)]
 
     before = ask((), 0, 4000)
     assert sum(ids[-1] == 1 for ids in before) / 4000 == pytest.approx(0.5, abs=0.04)

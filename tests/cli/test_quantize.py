@@ -104,6 +104,23 @@ def test_other_verbs_take_it(
     assert main(["quantize", "plain.gguf", "--to", "int4", "--out", "again", "--method", "rtn"]) == 0
 
 
+def test_a_narrow_cache_is_what_the_engine_gets(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded: list[models.LoadedModel] = []
+
+    def load(*arguments: str, **named: str) -> models.LoadedModel:
+        loaded.append(models.load(*arguments, **named))  # type: ignore[arg-type]
+        return loaded[-1]
+
+    monkeypatch.setattr("sys.stdin", None)
+    monkeypatch.setattr("phi4.cli.ask.load", load)
+    assert main(["ask", str(made), "What is 2 + 2?", "--cache", "int8"]) == 0
+    assert main(["ask", str(made), "What is 2 + 2?"]) == 0
+    narrow, usual = (model.engine.cache_dtype for model in loaded)  # type: ignore[attr-defined]
+    assert (narrow, usual) == (torch.int8, torch.float32)
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [

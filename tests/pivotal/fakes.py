@@ -1,11 +1,12 @@
 """A model made of a table: where each prefix leads, and how often that ends right."""
 
 import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from phi4.pivotal.rollouts import Question, Sampling
-from phi4.text.generation import Completion, Request
+from phi4.text.generation import Completion, Deliver, Request
 
 STOP, RIGHT, WRONG = 0, 1, 2
 PROMPT = 100  # ids from here on are prompts
@@ -20,26 +21,48 @@ class TableSampler:
     """Tokens a (10+i) and b (20+i) at steps i < length, then RIGHT or WRONG and a stop.
 
     `value(question number, prefix)` is the probability of RIGHT; `follow` that of a at each step. `calls`
-    notes every (prompt, seed, sample) ever sampled. With `die_at`, that call raises before it returns.
+    notes every (prompt, seed, sample) ever sampled. The request numbered `die_at` raises. With `late`, another thread
+    answers, in random order; `silent` never does.
     """
 
     length: int
     value: Callable[[int, tuple[int, ...]], float]
     follow: float = 0.5
     die_at: int | None = None
-    batches: list[int] = field(default_factory=list)
+    late: bool = False
+    silent: bool = False
+    requests: int = 0
     calls: list[tuple[tuple[int, ...], int, int]] = field(default_factory=list)
+    aborted: list[object] = field(default_factory=list)
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        if self.die_at is not None and len(self.batches) == self.die_at:
+    def __post_init__(self) -> None:
+        self._held: list[tuple[Completion, Deliver]] = []
+        self._count = threading.Semaphore(0)
+        if self.late:
+            threading.Thread(target=self._answer, daemon=True).start()
+
+    def submit(self, request: Request, deliver: Deliver, *, deltas: bool = True) -> object:
+        assert not deltas
+        if self.requests == self.die_at:
             raise Killed
-        self.batches.append(sum(request.params.n for request in requests))
-        done = []
-        for number, request in enumerate(requests):
-            for k in range(request.params.first_sample, request.params.first_sample + request.params.n):
-                self.calls.append((request.ids, request.params.seed, k))
-                done.append(self._complete(number, request, k))
-        return done
+        self.requests += 1
+        for k in range(request.params.first_sample, request.params.first_sample + request.params.n):
+            self.calls.append((request.ids, request.params.seed, k))
+            completion = self._complete(0, request, k)
+            if self.late:
+                self._held.append((completion, deliver))
+                self._count.release()
+            elif not self.silent:
+                deliver(completion)
+        return request
+
+    def abort(self, ticket: object) -> None:
+        self.aborted.append(ticket)
+
+    def _answer(self) -> None:
+        while self._count.acquire():
+            completion, deliver = self._held.pop(random.randrange(len(self._held)))
+            deliver(completion)
 
     def _complete(self, number: int, request: Request, k: int) -> Completion:
         rng = random.Random(f"{request.params.seed}/{k}")

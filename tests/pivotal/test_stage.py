@@ -10,6 +10,7 @@ from phi4.data.record import TokenPair, read_records
 from phi4.errors import DataError, RunError
 from phi4.pivotal.controls import full_response_pairs, random_token_pairs
 from phi4.pivotal.stage import Outcome, SearchConfig, search, write_outcome
+from phi4.text.generation import Deliver, Request
 
 from .fakes import RIGHT, WRONG, Killed, TableSampler, decode, ended_right, questions, sampling
 
@@ -77,15 +78,14 @@ def test_records(plain: tuple[dict[str, bytes], TableSampler, Outcome, Path]) ->
         assert record.parents == (pair.question,)
 
 
-@pytest.mark.parametrize("in_flight", [1, 16])
-def test_number_in_flight_changes_nothing(
-    plain: tuple[dict[str, bytes], TableSampler, Outcome, Path], tmp_path: Path, in_flight: int
+@pytest.mark.parametrize(("in_flight", "late"), [(1, False), (16, False), (3, True), (16, True)])
+def test_number_in_flight_and_order_of_answers_change_nothing(
+    plain: tuple[dict[str, bytes], TableSampler, Outcome, Path], tmp_path: Path, in_flight: int, late: bool
 ) -> None:
-    table = sampler()
+    table = sampler(late=late)
     outcome = search(ASKED, ended_right, table, CONFIG, tmp_path, in_flight=in_flight)
     assert outputs(tmp_path, outcome) == plain[0]
     assert sorted(table.calls) == sorted(plain[1].calls)
-    assert (len(table.batches) < len(plain[1].batches)) == (in_flight == 16)
 
 
 @pytest.mark.parametrize("die_at", [1, 9, 30])
@@ -106,6 +106,23 @@ def test_resume_after_a_kill_pays_nothing_twice(
     assert len(again) == 1  # the one whose line was torn
     assert set(first.calls) | set(second.calls) == set(plain[1].calls)
     assert len(second.calls) == len(set(second.calls))
+
+
+def test_what_is_open_when_it_stops_is_given_up() -> None:
+    table = sampler(silent=True, die_at=5)
+    with pytest.raises(Killed):
+        search(ASKED, ended_right, table, CONFIG, None)
+    assert len(table.aborted) == 5
+
+
+def test_a_failure_of_the_server_ends_the_search() -> None:
+    class Failing(TableSampler):
+        def submit(self, request: Request, deliver: Deliver, *, deltas: bool = True) -> object:
+            deliver(RuntimeError("broken"))
+            return request
+
+    with pytest.raises(RuntimeError, match="broken"):
+        search(ASKED, ended_right, Failing(LENGTH, value), CONFIG, None)
 
 
 def test_a_finished_folder_is_read_not_sampled(
@@ -183,5 +200,5 @@ def test_control_arms(plain: tuple[dict[str, bytes], TableSampler, Outcome, Path
         assert isinstance(record.content, TokenPair)
         assert len(record.content.prefix) == 1
         assert (record.content.accepted[-2], record.content.rejected[-2]) == (RIGHT, WRONG)
-    with pytest.raises(RunError, match="have no rollouts in the transcript"):
+    with pytest.raises(RunError, match="no rollouts in the transcript"):
         full_response_pairs(pairs, ASKED, ended_right, CONFIG, tmp_path / "empty", "tok")

@@ -15,8 +15,7 @@ from phi4.bench.llama_cpp_peer import peak_memory, serve
 from phi4.engine.engine import Engine
 from phi4.engine.kernels import BLOCK
 from phi4.engine.kv_cache import Chunk, Step
-from phi4.engine.sequence import Event
-from phi4.text.generation import Completion, Delta, Request, SamplingParams
+from phi4.text.generation import Completion, Delta, Event, Request, SamplingParams
 from phi4.text.tokenizer import Tokenizer
 from phi4.text.train_tokenizer import train_tokenizer
 from phi4.weights.folder import load_model

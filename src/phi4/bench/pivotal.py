@@ -19,7 +19,7 @@ from phi4.grading.sequential import PivotalTest, Verdict, operation
 from phi4.pivotal.rollouts import Question, Sampling, Solution
 from phi4.pivotal.search import Rule
 from phi4.pivotal.stage import Finding, SearchConfig, search
-from phi4.text.generation import Completion, Request
+from phi4.text.generation import Completion, Deliver, Request
 
 DELTAS = (0.0, 0.05, 0.1, 0.2, 0.3)
 BASES = (0.2, 0.5, 0.8)
@@ -88,25 +88,24 @@ def plant(base: float, delta: float, rng: random.Random) -> Planted:
     return Planted(base, base + delta if up else base - delta, rng.randrange(LENGTH), follow)
 
 
-class PlantedSampler:
-    """A sampler of planted solutions; sample k of a prompt depends on (seed, k) alone."""
+class PlantedServer:
+    """A server of planted solutions; sample k of a prompt depends on (seed, k) alone."""
 
     def __init__(self, worlds: Sequence[Planted]) -> None:
         self._worlds = worlds
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Complete prompts with at most two tokens: the next one, and how it ends."""
-        completions = []
-        for number, request in enumerate(requests):
-            world, prefix, params = self._worlds[request.ids[0] - _PROMPT], request.ids[1:], request.params
-            last = params.first_sample + params.n
-            draws = np.random.Generator(np.random.Philox(params.seed)).random((last, 2))[
-                params.first_sample :
-            ]
-            for k, (turn, luck) in enumerate(draws.tolist(), start=params.first_sample):
-                ids = self._complete(world, prefix, turn, luck)
-                completions.append(Completion(number, k, ids, (-0.7,) * len(ids), "stop", _STOP))
-        return completions
+    def submit(self, request: Request, deliver: Deliver, *, deltas: bool = True) -> object:
+        """Complete a prompt with at most two tokens: the next one, and how it ends."""
+        world, prefix, params = self._worlds[request.ids[0] - _PROMPT], request.ids[1:], request.params
+        last = params.first_sample + params.n
+        draws = np.random.Generator(np.random.Philox(params.seed)).random((last, 2))[params.first_sample :]
+        for k, (turn, luck) in enumerate(draws.tolist(), start=params.first_sample):
+            ids = self._complete(world, prefix, turn, luck)
+            deliver(Completion(0, k, ids, (-0.7,) * len(ids), "stop", _STOP))
+        return request
+
+    def abort(self, ticket: object) -> None:
+        """Nothing is ever open."""
 
     @staticmethod
     def _complete(world: Planted, prefix: tuple[int, ...], turn: float, luck: float) -> tuple[int, ...]:
@@ -172,7 +171,7 @@ def simulate(
         filter_rollouts=1,
         min_seen=1,
     )
-    outcome = search(asked, _ended_right, PlantedSampler(worlds), config, folder=None, in_flight=64)
+    outcome = search(asked, _ended_right, PlantedServer(worlds), config, folder=None, in_flight=64)
     cells = [_judge(rule, base, delta, *pair) for pair in zip(outcome.findings, worlds, strict=True)]
     return _sum(cells)
 

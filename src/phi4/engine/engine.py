@@ -21,14 +21,14 @@ from phi4.engine.repetition import LoopDetector
 from phi4.engine.runner import Runner
 from phi4.engine.sampling import check_params
 from phi4.engine.scheduler import Scheduler, blocks_for
-from phi4.engine.sequence import Deliver, Event, Sequence
+from phi4.engine.sequence import Sequence
 from phi4.engine.streams import AsyncStream, Stream
 from phi4.errors import BusyError, ModelError
 from phi4.model.config import ModelConfig
 from phi4.model.cost import parameters
 from phi4.model.transformer import Transformer
 from phi4.text.detokenize import TextStream
-from phi4.text.generation import Completion, Request
+from phi4.text.generation import Completion, Deliver, Event, Request
 from phi4.text.tokenizer import Tokenizer
 
 _SMALL = 50_000_000  # parameters up to which a step is cheap and the cache small
@@ -120,13 +120,14 @@ class Engine:
         """The same for a coroutine."""
         return AsyncStream(lambda deliver: self.submit(request, deliver), self.abort, request.params.n)
 
-    def submit(self, request: Request, deliver: Deliver) -> object:
+    def submit(self, request: Request, deliver: Deliver, *, deltas: bool = True) -> object:
         """Hand in one request; returns a ticket for `abort`.
 
-        `deliver` is called in the engine's thread with every Delta, then one Completion per sample, or an exception.
+        `deliver` is called in the engine's thread with every Delta (unless they are not wanted), then with one
+        Completion per sample as each is done, or with an exception.
         Raises ModelError for a request that cannot be served, BusyError when the queue is full.
         """
-        sequences = self._sequences(request, 0, deliver, True)
+        sequences = self._sequences(request, 0, deliver, deltas)
         if self._queue and self.loop.waiting >= self._queue:
             raise BusyError(f"{self._queue} requests are waiting already", "try again in a moment")
         self.loop.hand_in(sequences)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phi4.engine.kernels import Decoding, Kernels, PagedAttend, PagedKV
+from phi4.engine.kernels import Decoding, Kernels, PagedAttend, PagedKV, product_dtype
 from phi4.model.config import ModelConfig
 
 
@@ -89,7 +89,7 @@ class Attention(PagedAttend):
         o_THK = torch.empty_like(q_THK)
         if decoding:
             o_THK[:decoding] = self._decode(q_THK[:decoding], cache)
-        dtype = _product_dtype(cache, q_THK)
+        dtype = product_dtype(cache, q_THK)
         if self._whole is not None:
             self._whole.attend(q_THK.to(dtype), k_TGK.to(dtype), v_TGK.to(dtype), o_THK)
         for chunk in self._single:
@@ -141,8 +141,3 @@ def _attend_chunk(q_THK: Tensor, k_CGK: Tensor, v_CGK: Tensor, start: int) -> Te
         mask_TC = places[None] <= places[start:, None]
         o_1HTK = F.scaled_dot_product_attention(q_1HTK, k_1HCK, v_1HCK, attn_mask=mask_TC)
     return o_1HTK[0].transpose(0, 1).to(q_THK.dtype)
-
-
-def _product_dtype(cache: PagedKV, q_THK: Tensor) -> torch.dtype:
-    """bf16 where keys are kept in it (six times faster than float32 on CPUs that have it), else the queries' own."""
-    return torch.bfloat16 if cache.k_PGCK.dtype == torch.bfloat16 else q_THK.dtype

@@ -16,8 +16,8 @@ from phi4.engine.draft import StepCost
 from phi4.engine.runner import Runner
 from phi4.engine.sampling import Row, sample
 from phi4.engine.scheduler import Scheduler, Work
-from phi4.engine.sequence import Event, Sequence
-from phi4.text.generation import Delta, Finish, Token
+from phi4.engine.sequence import Sequence
+from phi4.text.generation import Delta, Event, Finish, Token
 
 
 class Loop:

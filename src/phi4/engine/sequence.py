@@ -1,21 +1,16 @@
 """One completion being written: its tokens, its place in the cache, and how it ends."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from phi4.engine.draft import PromptLookup
 from phi4.engine.repetition import LoopDetector
 from phi4.text.detokenize import TextStream
-from phi4.text.generation import Completion, Delta, Finish, Request, Token
+from phi4.text.generation import Completion, Deliver, Finish, Request, Token
 
 if TYPE_CHECKING:
     from phi4.engine.grammar import Matcher
-
-
-Event = Delta | Completion | BaseException
-Deliver = Callable[[Event], None]
 
 
 @dataclass(slots=True, eq=False)

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Self
 
-from phi4.engine.sequence import Deliver, Event
-from phi4.text.generation import Completion, Delta
+from phi4.text.generation import Completion, Deliver, Delta, Event
 
 Begin = Callable[[Deliver], object]  # submits the request and returns what to abort it by
 Abort = Callable[[object], None]

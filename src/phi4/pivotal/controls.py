@@ -16,7 +16,7 @@ from phi4.pivotal.pairs import Pair, preference
 from phi4.pivotal.rollouts import Need, Oracle, Question, Rollouts, Spent, Transcript, fill
 from phi4.pivotal.stage import SearchConfig
 from phi4.run.folder import fingerprint
-from phi4.text.generation import Completion, Request, Sampler
+from phi4.text.generation import Deliver, Request, Server
 
 RANDOM_STEP = "random-token"
 RESPONSE_STEP = "full-response"
@@ -27,7 +27,7 @@ def random_token_pairs(
     pairs: Sequence[Pair],
     questions: Sequence[Question],
     oracle: Oracle,
-    sampler: Sampler,
+    server: Server,
     config: SearchConfig,
     folder: Path | None,
     tokenizer: str,
@@ -51,7 +51,7 @@ def random_token_pairs(
                 (pairs[n].question, prefix): (rollouts[pairs[n].question], Need(prefix, _DRAWS, "random"))
                 for n, prefix in tries.items()
             }
-            fill(list(wishes.values()), sampler, transcript, Spent())
+            fill(wishes.values(), server, transcript, Spent())
             for n, prefix in tries.items():
                 question = by_id[pairs[n].question]
                 drawn = rollouts[question.id].first_tokens(prefix, "random")
@@ -86,7 +86,7 @@ def full_response_pairs(
         for number, pair in enumerate(pairs):
             question = by_id[pair.question]
             rollouts = Rollouts(question, oracle, config.sampling)
-            fill([(rollouts, Need((), config.filter_rollouts))], _NoSampler(), transcript, Spent())
+            fill([(rollouts, Need((), config.filter_rollouts))], _NoServer(), transcript, Spent())
             finished = [(s.tokens, right) for s, right in rollouts.complete if s.stop_id is not None]
             right = list(dict.fromkeys(tokens for tokens, good in finished if good))
             wrong = list(dict.fromkeys(tokens for tokens, good in finished if not good))
@@ -99,13 +99,14 @@ def full_response_pairs(
     return records
 
 
-class _NoSampler:
-    """Stands where a sampler is asked for but the transcript must hold everything."""
+class _NoServer:
+    """Stands where a server is asked for but the transcript must hold everything."""
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        raise RunError(
-            f"{len(requests)} questions have no rollouts in the transcript", "run the search again"
-        )
+    def submit(self, request: Request, deliver: Deliver, *, deltas: bool = True) -> object:
+        raise RunError("a question has no rollouts in the transcript", "run the search again")
+
+    def abort(self, ticket: object) -> None:
+        pass
 
 
 def _positions(pair: Pair, number: int, seed: int) -> list[int]:

@@ -11,12 +11,13 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import IO, Literal, Self
 
 from phi4.errors import RunError
 from phi4.run.files import writing
-from phi4.text.generation import Completion, Request, Sampler, SamplingParams
+from phi4.text.generation import Completion, Event, Request, SamplingParams, Server
 
 # Rollouts of different purposes never mix: a pair found by one set of samples is confirmed by another.
 Purpose = Literal["search", "confirm", "random"]
@@ -230,37 +231,91 @@ class Spent:
     read: int = 0
 
 
-def fill(
-    wishes: Sequence[tuple[Rollouts, Need]], sampler: Sampler, transcript: Transcript, spent: Spent
-) -> None:
-    """Meet all wishes: from the transcript as far as it goes, the rest by one batched call of the sampler."""
-    requests: list[Request] = []
-    asked: list[tuple[Rollouts, Need, str, str]] = []
-    for rollouts, need in wishes:
+@dataclass(slots=True, eq=False)
+class _Wish:
+    rollouts: Rollouts
+    need: Need
+    prompt: str  # the transcript's names of the prompt and of how it is sampled
+    params: str
+    request: Request
+    ticket: object = None
+    samples: dict[int, Sample] = field(default_factory=dict)
+
+
+class Desk:
+    """Where needs are handed in and met: from the transcript as far as it goes, the rest by the server.
+
+    Each is met as soon as its own samples are there, so that no question waits for the longest rollout of another.
+    When the desk closes, what has arrived is written down and what is still open is given up.
+    """
+
+    def __init__(self, server: Server, transcript: Transcript, spent: Spent) -> None:
+        self._server, self._transcript, self._spent = server, transcript, spent
+        self._arrived: SimpleQueue[tuple[_Wish, Event]] = SimpleQueue()
+        self._open: list[_Wish] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for wish in self._open:
+            self._server.abort(wish.ticket)
+        while not self._arrived.empty():
+            wish, event = self._arrived.get()
+            if isinstance(event, Completion) and event.finish != "abort":
+                self._take(wish, event)
+
+    def ask(self, rollouts: Rollouts, need: Need) -> None:
+        """Hand in a need. If rollouts are still missing afterwards, a later `wait` brings them."""
         prompt, params = _key(rollouts, need)
         name, had = describe(params), rollouts.count(need.prefix, need.purpose)
-        kept = transcript.read(prompt, name, had, rollouts.missing(need))
+        kept = self._transcript.read(prompt, name, had, rollouts.missing(need))
         rollouts.add(need.prefix, need.purpose, kept)
-        spent.read += len(kept)
+        self._spent.read += len(kept)
         if missing := rollouts.missing(need):
             params = replace(params, n=missing, first_sample=had + len(kept))
-            requests.append(Request(rollouts.question.prompt + need.prefix, params))
-            asked.append((rollouts, need, prompt, name))
-    if not requests:
-        return
-    groups: list[list[Sample]] = [[] for _ in requests]
-    for completion in sampler.generate(requests):
-        groups[completion.request].append(_sample(completion, keep=not asked[completion.request][1].prefix))
-    for request, group in zip(requests, groups, strict=True):
-        if len(group) != request.params.n:
-            raise RunError(f"the sampler returned {len(group)} of {request.params.n} completions")
-    for (_, _, prompt, name), request, group in zip(asked, requests, groups, strict=True):
-        transcript.append(prompt, name, request.params.first_sample, group)
-    transcript.flush()
-    for (rollouts, need, _, _), group in zip(asked, groups, strict=True):
-        rollouts.add(need.prefix, need.purpose, group)
-        spent.sampled += len(group)
-        spent.sampled_tokens += sum(len(sample.tokens) for sample in group)
+            request = Request(rollouts.question.prompt + need.prefix, params)
+            wish = _Wish(rollouts, need, prompt, name, request)
+            wish.ticket = self._server.submit(
+                request, lambda event: self._arrived.put((wish, event)), deltas=False
+            )
+            self._open.append(wish)
+
+    def wait(self) -> Rollouts | None:
+        """Wait until one more need is met, and return whose it is; None when none is open."""
+        while self._open:
+            wish, event = self._arrived.get()
+            if isinstance(event, BaseException):
+                raise event
+            if isinstance(event, Completion) and self._take(wish, event):
+                return wish.rollouts
+        return None
+
+    def _take(self, wish: _Wish, completion: Completion) -> bool:
+        """Keep one sample; is it the last that its need was waiting for?"""
+        wish.samples[completion.sample] = _sample(completion, keep=not wish.need.prefix)
+        params = wish.request.params
+        if len(wish.samples) < params.n:
+            return False
+        self._open.remove(wish)
+        group = [wish.samples[number] for number in sorted(wish.samples)]
+        self._transcript.append(wish.prompt, wish.params, params.first_sample, group)
+        self._transcript.flush()
+        wish.rollouts.add(wish.need.prefix, wish.need.purpose, group)
+        self._spent.sampled += len(group)
+        self._spent.sampled_tokens += sum(len(sample.tokens) for sample in group)
+        return True
+
+
+def fill(
+    needs: Iterable[tuple[Rollouts, Need]], server: Server, transcript: Transcript, spent: Spent
+) -> None:
+    """Meet all needs."""
+    with Desk(server, transcript, spent) as desk:
+        for rollouts, need in needs:
+            desk.ask(rollouts, need)
+        while desk.wait() is not None:
+            pass
 
 
 def describe(params: SamplingParams) -> str:

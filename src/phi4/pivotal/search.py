@@ -5,8 +5,8 @@ probability is cut at the midpoint of its log-probability, down to single tokens
 open, how sure one must be that two success rates differ, is a sequential test (grading/sequential) here.
 
 A search is a generator: it yields the rollouts it needs and is resumed when they are there. So one
-caller can serve many questions with one batched call of the sampler, and what a question finds cannot
-depend on which others are in flight.
+caller can serve many questions side by side, and what a question finds cannot depend on which others are
+in flight.
 """
 
 from collections.abc import Generator

@@ -1,4 +1,4 @@
-"""Pivotal token search over many questions, on disk: resumable question by question, batched across them.
+"""Pivotal token search over many questions, on disk: resumable question by question, sampled side by side.
 
 Folder: `rollouts.jsonl` (the transcript), `questions/ID.json` (one marker per finished question),
 `pairs.jsonl`, `pairs.parquet` and `summary.json`, written last.
@@ -17,6 +17,7 @@ from phi4.errors import DataError
 from phi4.grading.sequential import PivotalTest
 from phi4.pivotal.pairs import Decode, Pair, candidate, confirm, record, row
 from phi4.pivotal.rollouts import (
+    Desk,
     Need,
     Oracle,
     Question,
@@ -25,12 +26,11 @@ from phi4.pivotal.rollouts import (
     Solution,
     Spent,
     Transcript,
-    fill,
 )
 from phi4.pivotal.search import Rule, Search, Trace, pivots
 from phi4.run.files import atomic_write, read_json, write_json
 from phi4.run.folder import fingerprint
-from phi4.text.generation import Sampler
+from phi4.text.generation import Server
 
 Status = Literal["searched", "too hard", "too easy", "no solution"]
 
@@ -121,7 +121,7 @@ def investigate(rollouts: Rollouts, config: SearchConfig) -> Search[Finding]:
 def search(
     questions: Sequence[Question],
     oracle: Oracle,
-    sampler: Sampler,
+    server: Server,
     config: SearchConfig,
     folder: Path | None,
     *,
@@ -139,9 +139,13 @@ def search(
     _check_distinct(questions)
     started, spent, key = time.monotonic(), Spent(), fingerprint(config)
     findings: dict[int, Finding] = {}
-    active: dict[int, _Active] = {}
+    active: dict[str, _Active] = {}
+    ready: list[str] = []  # questions that can go on
     waiting = iter(enumerate(questions))
-    with Transcript(folder / "rollouts.jsonl" if folder else None) as transcript:
+    with (
+        Transcript(folder / "rollouts.jsonl" if folder else None) as transcript,
+        Desk(server, transcript, spent) as desk,
+    ):
         while _enough(findings, wanted) is None:
             while len(active) < in_flight and (entry := next(waiting, None)) is not None:
                 number, question = entry
@@ -150,19 +154,21 @@ def search(
                     finished(known)
                     continue
                 rollouts = Rollouts(question, oracle, config.sampling)
-                active[number] = _Active(rollouts, investigate(rollouts, config))
-            if not active:
-                break
-            for number in list(active):
-                finding = _advance(active[number])
-                if finding is not None:
-                    del active[number]
-                    if marker := _marker(folder, questions[number]):
-                        write_json(marker, {"key": key, **dataclasses.asdict(finding)})
-                    findings[number] = finding
-                    finished(finding)
-            wishes = [(one.rollouts, need) for one in active.values() for need in one.needs]
-            fill(wishes, sampler, transcript, spent)
+                active[question.id] = _Active(number, rollouts, investigate(rollouts, config))
+                ready.append(question.id)
+            if not ready:
+                met = desk.wait()
+                if met is None:
+                    break
+                ready.append(met.question.id)
+            one = active[ready.pop()]
+            finding = _advance(one, desk)
+            if finding is not None:
+                del active[finding.question]
+                if marker := _marker(folder, one.rollouts.question):
+                    write_json(marker, {"key": key, **dataclasses.asdict(finding)})
+                findings[one.number] = finding
+                finished(finding)
     last = _enough(findings, wanted)
     ordered = [findings[number] for number in range(len(questions) if last is None else last + 1)]
     return Outcome(tuple(ordered), spent, time.monotonic() - started)
@@ -217,20 +223,21 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Active:
+    number: int
     rollouts: Rollouts
     search: Search[Finding]
     needs: list[Need] = field(default_factory=list)
 
 
-def _advance(active: _Active) -> Finding | None:
-    """Run one question as far as its rollouts reach; the finding if that is to its end."""
+def _advance(active: _Active, desk: Desk) -> Finding | None:
+    """Run one question as far as its rollouts reach and ask for more; the finding if it reached its end."""
+    rollouts = active.rollouts
     try:
-        while True:
-            open_needs = [need for need in active.needs if active.rollouts.missing(need)]
-            if open_needs:
-                active.needs = open_needs
-                return None
+        while not any(rollouts.missing(need) for need in active.needs):
             active.needs = next(active.search)
+            for need in active.needs:
+                desk.ask(rollouts, need)
+        return None
     except StopIteration as end:
         finding: Finding = end.value
         return finding

@@ -4,7 +4,7 @@ These types are the whole interface between those who need text (chat, server, e
 and the engine that makes it. They live here so that `pivotal` and `evals` never import the engine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -98,9 +98,29 @@ class Delta:
     text: str
 
 
+Event = Delta | Completion | BaseException
+Deliver = Callable[[Event], None]
+
+
 class Sampler(Protocol):
     """Anything that completes prompts: our engine, or a fake in a test."""
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete every request; the result is ordered by (request, sample)."""
+        ...
+
+
+class Server(Protocol):
+    """Anything that completes prompts as they are handed in: our engine, or a fake in a test."""
+
+    def submit(self, request: Request, deliver: Deliver, *, deltas: bool = True) -> object:
+        """Hand in one request; returns a ticket for `abort`.
+
+        `deliver` is called, in whatever thread, with every Delta (unless they are not wanted), then with one
+        Completion per sample as each is done, or with an exception.
+        """
+        ...
+
+    def abort(self, ticket: object) -> None:
+        """Give up a request; one that has ended is no error."""
         ...

@@ -120,7 +120,7 @@ def test_plain_cache(dtype: torch.dtype) -> None:
     q = torch.randn(len(LENGTHS), 4, 20, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     o = plain.attention(q, cache, table, lengths, 0.2)
     assert o.dtype == q.dtype
-    error = 1e-12 if dtype == torch.float64 else 1e-5
+    error = {torch.float64: 1e-12, torch.bfloat16: 0.03}.get(dtype, 1e-5)  # bf16 keys meet queries in bf16
     torch.testing.assert_close(o.double(), reference(q, cache, table, lengths, 0.2), rtol=error, atol=error)
 
 

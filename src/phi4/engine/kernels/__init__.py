@@ -11,5 +11,6 @@ The reference of every path is `phi4.model.linear` and plain attention in float6
 
 from phi4.engine.kernels.cache import BLOCK, Decoding, PagedAttend, PagedKV
 from phi4.engine.kernels.choose import Kernels, select
+from phi4.engine.kernels.plain import product_dtype
 
-__all__ = ["BLOCK", "Decoding", "Kernels", "PagedAttend", "PagedKV", "select"]
+__all__ = ["BLOCK", "Decoding", "Kernels", "PagedAttend", "PagedKV", "product_dtype", "select"]

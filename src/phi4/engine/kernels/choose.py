@@ -28,7 +28,7 @@ from phi4.model.transformer import Block, Transformer
 
 Head = Callable[[Tensor], Tensor]  # hidden states h[..., D] -> logits [..., V], at least float32
 
-_LARGE = 100_000_000  # weights from which a model is worth ten seconds of measuring, once
+_LARGE = 100_000_000  # weights from which a model is worth some seconds of measuring, once
 _SWITCH = "PHI4_KERNELS"  # "plain" switches the native kernels off
 
 

@@ -94,7 +94,7 @@ def default_plan(kinds: Sequence[str], bits: int, spare: float) -> Plan:
 
 
 def times(library: Library | None, folder: Path | None = None) -> Times:
-    """This machine's times with the present number of threads: read, or measured now (ten seconds) and written."""
+    """This machine's times with the present number of threads: read, or measured now (some 15 seconds) and written."""
     threads = torch.get_num_threads()
     # A record is of these operators: when they change, it is made anew.
     source = Path(operators.__file__).read_text(encoding="utf-8")
@@ -103,7 +103,9 @@ def times(library: Library | None, folder: Path | None = None) -> Times:
     path = (folder or cache_folder()) / f"operators-{key}.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         return _checked(json.loads(path.read_text(encoding="utf-8")))
-    print("measuring once which operators are fastest on this machine (ten seconds) ...", file=sys.stderr)
+    print(
+        "measuring once which operators are fastest on this machine (about 15 seconds) ...", file=sys.stderr
+    )
     found = measure(library)
     about = {"torch": torch.__version__, "threads": threads, "native": library.name if library else None}
     table = {name: [round(ms, 4) for ms in every] for name, every in found.milliseconds.items()}
