@@ -9,7 +9,7 @@ caller can serve many questions side by side, and what a question finds cannot d
 in flight.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol, TypeVar
@@ -86,16 +86,33 @@ def compare(
         n = test.next_look(n)
 
 
+def together(searches: Sequence[Search[Result]]) -> Search[list[Result]]:
+    """Several searches of one question side by side, so that the sampler has more to do at once; results in order."""
+    results: dict[int, Result] = {}
+    while len(results) < len(searches):
+        needs: dict[tuple[Purpose, tuple[int, ...]], Need] = {}  # two searches may ask for the same rollouts
+        for number, search in enumerate(searches):
+            if number in results:
+                continue
+            try:
+                for need in next(search):
+                    key = need.purpose, need.prefix
+                    needs[key] = max(need, needs.get(key, need), key=lambda one: one.count)
+            except StopIteration as end:
+                results[number] = end.value
+        if needs:
+            yield list(needs.values())
+    return [results[number] for number in range(len(searches))]
+
+
 def pivots(rollouts: Rollouts, solution: Solution, trace: Trace) -> Search[list[Pivot]]:
     """The pivotal tokens of one solution, in order (report, steps 2 to 4)."""
     spans = yield from subdivide(rollouts, solution, trace, (0, len(solution.tokens)))
-    found = []
-    for i, j in spans:
-        if j - i == 1:
-            comparison = yield from _compare_ends(rollouts, solution, trace, (i, j))
-            if comparison.verdict == "pivotal":
-                found.append(Pivot(i, comparison))
-    return found
+    single = [(i, j) for i, j in spans if j - i == 1]
+    tested = yield from together([_compare_ends(rollouts, solution, trace, span) for span in single])
+    return [
+        Pivot(i, result) for (i, _), result in zip(single, tested, strict=True) if result.verdict == "pivotal"
+    ]
 
 
 def subdivide(rollouts: Rollouts, solution: Solution, trace: Trace, span: Span) -> Search[list[Span]]:
@@ -107,8 +124,8 @@ def subdivide(rollouts: Rollouts, solution: Solution, trace: Trace, span: Span) 
     if comparison.verdict != "pivotal":
         return [span]
     middle = midpoint(solution, span)
-    left = yield from subdivide(rollouts, solution, trace, (i, middle))
-    right = yield from subdivide(rollouts, solution, trace, (middle, j))
+    halves = ((i, middle), (middle, j))
+    left, right = yield from together([subdivide(rollouts, solution, trace, half) for half in halves])
     return left + right
 
 

@@ -27,7 +27,7 @@ from phi4.pivotal.rollouts import (
     Spent,
     Transcript,
 )
-from phi4.pivotal.search import Rule, Search, Trace, pivots
+from phi4.pivotal.search import Rule, Search, Trace, pivots, together
 from phi4.run.files import atomic_write, read_json, write_json
 from phi4.run.folder import fingerprint
 from phi4.text.generation import Server
@@ -99,23 +99,24 @@ def investigate(rollouts: Rollouts, config: SearchConfig) -> Search[Finding]:
     solutions = [question.solution] if question.solution else _solutions(rollouts, n, config.solutions)
     if not solutions:
         return _finding(rollouts, "no solution", share)
-    tests: list[SpanTest] = []
-    pairs: dict[tuple[int, ...], Pair] = {}
-    tried: set[tuple[int, ...]] = set()
-    for number, solution in enumerate(solutions):
-        trace = Trace(config.test)
-        for pivot in (yield from pivots(rollouts, solution, trace)):
+    traces = [Trace(config.test) for _ in solutions]
+    searches = [pivots(rollouts, *each) for each in zip(solutions, traces, strict=True)]
+    attempts: dict[tuple[int, ...], Search[Pair | None]] = {}
+    for solution, found in zip(solutions, (yield from together(searches)), strict=True):
+        for pivot in found:
             prefix = solution.tokens[: pivot.index]
             chosen = candidate(rollouts, solution, pivot, config.min_seen)
             # one attempt per prefix: a second pair of tokens there would be a second chance to be lucky
-            if chosen is None or prefix in tried:
-                continue
-            tried.add(prefix)
-            if pair := (yield from confirm(rollouts, solution, pivot, chosen, config.confirmation)):
-                pairs[prefix] = pair
-        for (i, j), c in trace.tests.items():
-            tests.append(SpanTest(number, i, j, c.verdict, c.difference, c.n))
-    return _finding(rollouts, "searched", share, tuple(tests), len(tried), tuple(pairs.values()))
+            if chosen is not None and prefix not in attempts:
+                attempts[prefix] = confirm(rollouts, solution, pivot, chosen, config.confirmation)
+    confirmed = yield from together(list(attempts.values()))
+    tests = tuple(
+        SpanTest(number, i, j, c.verdict, c.difference, c.n)
+        for number, trace in enumerate(traces)
+        for (i, j), c in trace.tests.items()
+    )
+    pairs = tuple(pair for pair in confirmed if pair is not None)
+    return _finding(rollouts, "searched", share, tests, len(attempts), pairs)
 
 
 def search(

@@ -152,5 +152,5 @@ def test_rms_norm_equals_the_model_s(library: Library, dtype: torch.dtype) -> No
     with torch.no_grad():
         mine, theirs = library.rms_norm(x, norm.weight, 1e-5), norm(x)
     assert mine.dtype == dtype
-    # A float32 sum in another order can tip a rounding to bfloat16.
-    torch.testing.assert_close(mine, theirs, rtol=1e-6 if dtype == torch.float32 else 2**-7, atol=0)
+    # A float32 sum in another order can tip both roundings to bfloat16.
+    torch.testing.assert_close(mine, theirs, rtol=1e-6 if dtype == torch.float32 else 2**-6, atol=0)
