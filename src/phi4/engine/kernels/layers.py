@@ -100,14 +100,12 @@ class ShortlistHead:
         logits = self.coarse(h)
         flat_MV, h_MD = logits.view(-1, logits.shape[-1]), h.float().view(-1, h.shape[-1])
         index_MS = _likeliest(flat_MV)
-        together = (
-            1 if h.device.type == "cpu" else len(h_MD)
-        )  # a row's weights in float32 stay in a core's cache
+        # On a CPU row by row: what one row needs in float32 stays in a core's cache.
+        together = 1 if h.device.type == "cpu" else len(h_MD)
+        parts = zip(torch.split(index_MS, together), torch.split(h_MD, together), strict=True)
         exact_MS = [
             (F.embedding(index_RS, self.weight_VD).float() @ h_RD[..., None])[..., 0]
-            for index_RS, h_RD in zip(
-                torch.split(index_MS, together), torch.split(h_MD, together), strict=True
-            )
+            for index_RS, h_RD in parts
         ]
         flat_MV.scatter_(1, index_MS, torch.cat(exact_MS))
         return logits
