@@ -14,7 +14,7 @@ from phi4.cli.main import main
 from phi4.device import Machine
 from phi4.errors import ModelError
 from phi4.model.config import ModelConfig, Quantization
-from phi4.model.presets import PHI_4
+from phi4.model.presets import PHI_4, PHI_4_MINI
 from phi4.model.transformer import Transformer
 from phi4.recipes.calibration import HELD_OUT_TOKENS, probe
 from phi4.run.files import read_json
@@ -102,6 +102,15 @@ def test_other_verbs_take_it(
         assert plain.config.quantization is None
         assert logit_difference(quantised, plain) < 1e-5
     assert main(["quantize", "plain.gguf", "--to", "int4", "--out", "again", "--method", "rtn"]) == 0
+
+
+def test_how_the_output_matrix_is_rounded() -> None:
+    small = ModelConfig(49_152, 576, 2, 9, 3, 1536, max_position_embeddings=256, tie_word_embeddings=True)
+    quantization = Quantization(4, 32)
+    expected = ((PHI_4, 8), (PHI_4_MINI, 4), (small, 8), (replace(small, vocab_size=1000), 0))
+    for config, bits in expected:
+        assert models._head_bits(replace(config, quantization=quantization)) == bits
+        assert models._head_bits(config) == 0
 
 
 def test_a_narrow_cache_is_what_the_engine_gets(

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 
 _LARGE_VOCABULARY = 32_000  # rows from which an output matrix is worth rounding
+_LARGE_HEAD = 100_000_000  # weights from which a shortlist by 4 bits saves more than finding it costs
 _SMALL = 50_000_000  # parameters up to which a model is computed as it is stored
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 OFFER = "make one first: `phi4 make tiny` (a minute) or `phi4 make pico` (ten minutes)"
@@ -93,9 +94,7 @@ def load(
     model, tokenizer = read_model(path, adapter, precision)
     for notice in tokenizer.notices:
         print(f"phi4: {card.name}: {notice}", file=sys.stderr)
-    head_bits = 0
-    if model.config.quantization and model.config.vocab_size >= _LARGE_VOCABULARY:
-        head_bits = 4 if model.config.tie_word_embeddings else 8  # see Kernels.prepare for what it costs
+    head_bits = _head_bits(model.config)
     cache_dtype = getattr(torch, cache) if cache else None
     engine = Engine(model, tokenizer, head_bits=head_bits, speculate=True, cache_dtype=cache_dtype)
     remember(path)
@@ -155,6 +154,14 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
         default="",
         help="round the weights while loading (default: the largest precision that fits this machine)",
     )
+
+
+def _head_bits(config: "ModelConfig") -> int:
+    """What a quantised model's output matrix is rounded to, 0 for as it is; Kernels.prepare says what it costs."""
+    if not config.quantization or config.vocab_size < _LARGE_VOCABULARY:
+        return 0
+    shortlist = config.tie_word_embeddings and config.vocab_size * config.hidden_size >= _LARGE_HEAD
+    return 4 if shortlist else 8
 
 
 def _rounding(path: Path, config: "ModelConfig", precision: str) -> "Quantization | None":
