@@ -7,7 +7,7 @@ import pytest
 
 from phi4.grading.sequential import PivotalTest
 from phi4.pivotal.rollouts import Need, Rollouts, Solution, Spent, Transcript, fill
-from phi4.pivotal.search import Search, Trace, compare, midpoint, pivots
+from phi4.pivotal.search import Search, Trace, compare, midpoint, pivots, together
 
 from .fakes import RIGHT, STOP, WRONG, TableSampler, ended_right, questions, sampling
 
@@ -46,6 +46,22 @@ def search_path(values: list[float], logprobs: tuple[float, ...]) -> tuple[list[
     trace = Trace(PivotalTest())
     found = drive(rollouts, sampler, pivots(rollouts, Solution(PATH, logprobs), trace))
     return [pivot.index for pivot in found], trace, sampler
+
+
+def test_searches_side_by_side_ask_once_for_what_both_need() -> None:
+    def asking(name: str, *rounds: list[Need]) -> Search[str]:
+        for needs in rounds:
+            yield needs
+        return name
+
+    long = asking("long", [Need((1,), 8), Need((2,), 8)], [Need((1,), 16)])
+    short = asking("short", [Need((1,), 16), Need((1,), 16, "confirm")])
+    both = together([long, short, asking("idle")])
+    assert next(both) == [Need((1,), 16), Need((2,), 8), Need((1,), 16, "confirm")]
+    assert next(both) == [Need((1,), 16)]
+    with pytest.raises(StopIteration) as end:
+        next(both)
+    assert end.value.value == ["long", "short", "idle"]
 
 
 @pytest.mark.parametrize("seed", range(12))
