@@ -50,8 +50,7 @@ def search_path(values: list[float], logprobs: tuple[float, ...]) -> tuple[list[
 
 def test_searches_side_by_side_ask_once_for_what_both_need() -> None:
     def asking(name: str, *rounds: list[Need]) -> Search[str]:
-        for needs in rounds:
-            yield needs
+        yield from rounds
         return name
 
     long = asking("long", [Need((1,), 8), Need((2,), 8)], [Need((1,), 16)])
