@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from phi4.errors import BusyError, ModelError
 from phi4.model.config import LongRope
 from phi4.model.rope import Rope, RowRope
 from phi4.model.transformer import RopeTable, Transformer, causal_attention
-from phi4.text.generation import Completion, Grammar, Request, SamplingParams
+from phi4.text.generation import Completion, Event, Grammar, Request, SamplingParams
 from tests.contracts.networks import network
 from tests.evals.fakes import tokenizer
 
@@ -261,6 +262,17 @@ def test_a_closed_stream_is_gone_within_a_step_and_hurts_nobody() -> None:
     assert [token.id for delta in other for token in delta.tokens] == list(greedy(model(), kept.ids, 40))
     assert idle(made)
     assert made.statistics()["blocks_used"] == 0
+
+
+def test_without_deltas_only_completions_are_delivered() -> None:
+    (prompt,) = prompts(1, 9)
+    request = Request(prompt, SamplingParams(max_tokens=6, temperature=1.0, n=3))
+    made = engine()
+    arrived: SimpleQueue[Event] = SimpleQueue()
+    made.submit(request, arrived.put, deltas=False)
+    events = [arrived.get(timeout=60) for _ in range(3)]
+    assert sorted(events, key=lambda event: event.sample) == made.generate([request])  # type: ignore[union-attr]
+    assert arrived.empty()
 
 
 def test_closing_gives_everything_up() -> None:

@@ -17,7 +17,7 @@ class Killed(Exception):
 
 
 @dataclass
-class TableSampler:
+class TableServer:
     """Tokens a (10+i) and b (20+i) at steps i < length, then RIGHT or WRONG and a stop.
 
     `value(question number, prefix)` is the probability of RIGHT; `follow` that of a at each step. `calls`

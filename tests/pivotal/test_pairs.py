@@ -7,7 +7,7 @@ from phi4.pivotal.pairs import candidate, confirm
 from phi4.pivotal.rollouts import Rollouts, Sample, Solution, Spent, Transcript, fill
 from phi4.pivotal.search import Comparison, Pivot
 
-from .fakes import RIGHT, STOP, WRONG, TableSampler, ended_right, questions, sampling
+from .fakes import RIGHT, STOP, WRONG, TableServer, ended_right, questions, sampling
 
 PATH = (10, 11)
 
@@ -54,7 +54,7 @@ def test_lucky_pairs_fail_the_fresh_rollouts() -> None:
         rollouts.add((20,), "search", [Sample((11, WRONG), STOP)] * 256)
         chosen = candidate(rollouts, solution, pivot(50, 100), min_seen=2)
         assert chosen is not None
-        coin = TableSampler(2, lambda question, path: 0.5)
+        coin = TableServer(2, lambda question, path: 0.5)
         attempt = confirm(rollouts, solution, pivot(50, 100), chosen, PivotalTest(two_sided=False))
         with Transcript(None) as transcript:
             try:

@@ -9,13 +9,13 @@ from phi4.grading.sequential import PivotalTest
 from phi4.pivotal.rollouts import Need, Rollouts, Solution, Spent, Transcript, fill
 from phi4.pivotal.search import Search, Trace, compare, midpoint, pivots, together
 
-from .fakes import RIGHT, STOP, WRONG, TableSampler, ended_right, questions, sampling
+from .fakes import RIGHT, STOP, WRONG, TableServer, ended_right, questions, sampling
 
 LENGTH = 9
 PATH = tuple(10 + i for i in range(LENGTH))
 
 
-def drive(rollouts: Rollouts, sampler: TableSampler, search: Search):  # type: ignore[no-untyped-def]
+def drive(rollouts: Rollouts, sampler: TableServer, search: Search):  # type: ignore[no-untyped-def]
     """Serve one search alone, the simplest correct way."""
     with Transcript(None) as transcript:
         try:
@@ -27,7 +27,7 @@ def drive(rollouts: Rollouts, sampler: TableSampler, search: Search):  # type: i
             return end.value
 
 
-def planted(values: list[float]) -> tuple[Rollouts, TableSampler]:
+def planted(values: list[float]) -> tuple[Rollouts, TableServer]:
     """Success depends on how far the path is followed: values[i] after exactly i tokens of it.
 
     Every rollout leaves the path at once (follow 0), so the rate after i tokens is values[i] exactly.
@@ -37,11 +37,11 @@ def planted(values: list[float]) -> tuple[Rollouts, TableSampler]:
         along = next((i for i, (x, y) in enumerate(zip(path, PATH, strict=True)) if x != y), LENGTH)
         return values[along]
 
-    sampler = TableSampler(LENGTH, value, follow=0.0)
+    sampler = TableServer(LENGTH, value, follow=0.0)
     return Rollouts(questions(1)[0], ended_right, sampling(LENGTH)), sampler
 
 
-def search_path(values: list[float], logprobs: tuple[float, ...]) -> tuple[list[int], Trace, TableSampler]:
+def search_path(values: list[float], logprobs: tuple[float, ...]) -> tuple[list[int], Trace, TableServer]:
     rollouts, sampler = planted(values)
     trace = Trace(PivotalTest())
     found = drive(rollouts, sampler, pivots(rollouts, Solution(PATH, logprobs), trace))

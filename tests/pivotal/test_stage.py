@@ -12,7 +12,7 @@ from phi4.pivotal.controls import full_response_pairs, random_token_pairs
 from phi4.pivotal.stage import Outcome, SearchConfig, search, write_outcome
 from phi4.text.generation import Deliver, Request
 
-from .fakes import RIGHT, WRONG, Killed, TableSampler, decode, ended_right, questions, sampling
+from .fakes import RIGHT, WRONG, Killed, TableServer, decode, ended_right, questions, sampling
 
 LENGTH = 4
 ASKED = questions(7)
@@ -26,8 +26,8 @@ def value(question: int, path: tuple[int, ...]) -> float:
     return 0.85 if path[question % LENGTH] < 20 else 0.15
 
 
-def sampler(**changes: object) -> TableSampler:
-    return TableSampler(LENGTH, value, **changes)  # type: ignore[arg-type]
+def sampler(**changes: object) -> TableServer:
+    return TableServer(LENGTH, value, **changes)  # type: ignore[arg-type]
 
 
 def outputs(folder: Path, outcome: Outcome) -> dict[str, bytes]:
@@ -37,14 +37,14 @@ def outputs(folder: Path, outcome: Outcome) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], TableSampler, Outcome, Path]:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], TableServer, Outcome, Path]:
     """One uninterrupted run, three questions in flight."""
     folder, table = tmp_path_factory.mktemp("plain"), sampler()
     outcome = search(ASKED, ended_right, table, CONFIG, folder, in_flight=3)
     return outputs(folder, outcome), table, outcome, folder
 
 
-def test_finds_the_deciding_tokens(plain: tuple[dict[str, bytes], TableSampler, Outcome, Path]) -> None:
+def test_finds_the_deciding_tokens(plain: tuple[dict[str, bytes], TableServer, Outcome, Path]) -> None:
     _, _, outcome, folder = plain
     assert [f.status for f in outcome.findings] == ["searched"] * 5 + ["too hard", "too easy"]
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
@@ -67,7 +67,7 @@ def test_finds_the_deciding_tokens(plain: tuple[dict[str, bytes], TableSampler, 
     assert summary["rollouts"] == outcome.spent.sampled
 
 
-def test_records(plain: tuple[dict[str, bytes], TableSampler, Outcome, Path]) -> None:
+def test_records(plain: tuple[dict[str, bytes], TableServer, Outcome, Path]) -> None:
     _, _, outcome, folder = plain
     records = list(read_records(folder / "pairs.parquet"))
     assert len({record.id for record in records}) == len(records) == len(outcome.pairs)
@@ -80,7 +80,7 @@ def test_records(plain: tuple[dict[str, bytes], TableSampler, Outcome, Path]) ->
 
 @pytest.mark.parametrize(("in_flight", "late"), [(1, False), (16, False), (3, True), (16, True)])
 def test_number_in_flight_and_order_of_answers_change_nothing(
-    plain: tuple[dict[str, bytes], TableSampler, Outcome, Path], tmp_path: Path, in_flight: int, late: bool
+    plain: tuple[dict[str, bytes], TableServer, Outcome, Path], tmp_path: Path, in_flight: int, late: bool
 ) -> None:
     table = sampler(late=late)
     outcome = search(ASKED, ended_right, table, CONFIG, tmp_path, in_flight=in_flight)
@@ -90,7 +90,7 @@ def test_number_in_flight_and_order_of_answers_change_nothing(
 
 @pytest.mark.parametrize("die_at", [1, 9, 30])
 def test_resume_after_a_kill_pays_nothing_twice(
-    plain: tuple[dict[str, bytes], TableSampler, Outcome, Path], tmp_path: Path, die_at: int
+    plain: tuple[dict[str, bytes], TableServer, Outcome, Path], tmp_path: Path, die_at: int
 ) -> None:
     first, second = sampler(die_at=die_at), sampler()
     with pytest.raises(Killed):
@@ -116,7 +116,7 @@ def test_what_is_open_when_it_stops_is_given_up() -> None:
 
 
 def test_a_failure_of_the_server_ends_the_search() -> None:
-    class Failing(TableSampler):
+    class Failing(TableServer):
         def submit(self, request: Request, deliver: Deliver, *, deltas: bool = True) -> object:
             deliver(RuntimeError("broken"))
             return request
@@ -126,7 +126,7 @@ def test_a_failure_of_the_server_ends_the_search() -> None:
 
 
 def test_a_finished_folder_is_read_not_sampled(
-    plain: tuple[dict[str, bytes], TableSampler, Outcome, Path],
+    plain: tuple[dict[str, bytes], TableServer, Outcome, Path],
 ) -> None:
     silent = sampler(die_at=0)
     outcome = search(ASKED, ended_right, silent, CONFIG, plain[3])
@@ -139,7 +139,7 @@ def test_a_finished_folder_is_read_not_sampled(
 
 
 def test_another_model_or_seed_samples_anew(
-    plain: tuple[dict[str, bytes], TableSampler, Outcome, Path],
+    plain: tuple[dict[str, bytes], TableServer, Outcome, Path],
 ) -> None:
     for changed in ({"model": "other"}, {"seed": 1}):
         config = replace(CONFIG, sampling=replace(CONFIG.sampling, **changed))
@@ -168,13 +168,13 @@ def test_damaged_transcripts_and_double_questions(tmp_path: Path) -> None:
 
 def test_no_pair_survives_when_all_tokens_are_equal() -> None:
     """Rollouts end right by a coin: the only true difference is the last token, R against W."""
-    coin = TableSampler(LENGTH, lambda question, path: 0.5)
+    coin = TableServer(LENGTH, lambda question, path: 0.5)
     outcome = search(questions(40), ended_right, coin, CONFIG, None, in_flight=40)
     assert sum(f.status == "searched" for f in outcome.findings) == 40
     assert all({pair.accepted, pair.rejected} == {RIGHT, WRONG} for pair in outcome.pairs)
 
 
-def test_control_arms(plain: tuple[dict[str, bytes], TableSampler, Outcome, Path], tmp_path: Path) -> None:
+def test_control_arms(plain: tuple[dict[str, bytes], TableServer, Outcome, Path], tmp_path: Path) -> None:
     _, _, outcome, folder = plain
     pairs = outcome.pairs
     arms = [

@@ -24,7 +24,7 @@ import torch
 from phi4.engine.kernels import operators
 from phi4.engine.kernels.build import cache_folder, cpu_flags
 from phi4.engine.kernels.native import Library
-from phi4.engine.kernels.operators import ANY, KINDS, ByRow, Operator, Plan, kinds_for
+from phi4.engine.kernels.operators import ANY, FEW, KINDS, ByRow, Operator, Plan, kinds_for
 from phi4.errors import RunError
 from phi4.model.config import Quantization
 from phi4.model.linear import QuantizedLinear
@@ -34,7 +34,6 @@ NATIVE = "native"
 ROWS = (1, 2, 4, 8, 16, 64, 512)
 _SIZE = 4096  # rows and columns of the matrix
 _BEYOND_CACHE = 1 << 28  # bytes of weights that few rows go through: a model's are not in the cache either
-_FEW = 16  # up to so many rows reading decides, beyond arithmetic
 _REPEATS = 5
 _PRICE = 0.1  # of a byte per weight, as a share of speed: memory is spent only where it pays
 
@@ -140,12 +139,12 @@ def measure(
             copies[name][0](torch.zeros(1, size))
     found: dict[str, list[list[float]]] = {name: [[] for _ in rows] for name in copies}
     for _ in range(_REPEATS):  # in turns: what disturbs the machine for a moment disturbs all of them
-        for name, times in found.items():
-            for count, every in zip(rows, times, strict=True):
-                used = copies[name] if count <= _FEW else copies[name][:1]
+        for name, table in found.items():
+            for count, every in zip(rows, table, strict=True):
+                used = copies[name] if count <= FEW else copies[name][:1]
                 every.append(_milliseconds(used, count, size))
     # Medians, not the best: an operator that is fast at times only (AMX on a shared core) is not the fastest.
-    return Times(tuple(rows), {name: [median(every) for every in times] for name, times in found.items()})
+    return Times(tuple(rows), {name: [median(every) for every in table] for name, table in found.items()})
 
 
 @torch.inference_mode()

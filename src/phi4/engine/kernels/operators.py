@@ -21,8 +21,8 @@ from phi4.model.linear import QuantizedLinear, dequantize, unpack
 Operator = Callable[[Tensor], Tensor]  # rows [M, I] in any float dtype -> [M, O], float32 or bfloat16
 Plan = tuple[tuple[int, str], ...]  # (up to so many rows, the kind that multiplies them), ascending
 ANY = sys.maxsize  # rows: no bound
+FEW = 16  # up to so many rows reading the weights decides, beyond arithmetic
 
-_FEW = 16  # rows that cost little more than reading the weights
 _STRETCH = 4096  # rows of a weight converted together; PyTorch's int4 layout comes in blocks of 64 rows
 
 
@@ -99,7 +99,7 @@ def onednn(weight: ByRow) -> Operator:
         zero_M1 = (low_M1 / -step_M1).round_()
         scaled_MI = wide_MI / step_M1
         coarse_MI = scaled_MI.round()
-        if count > _FEW:
+        if count > FEW:
             y_MO = _integer_product(
                 coarse_MI.add_(zero_M1).clamp_(0, 255).to(torch.uint8), packed, scale_O, zero_O
             )
